@@ -1,0 +1,59 @@
+"""What the wait loops ask of a coroutine library."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class Hub(Protocol):
+    """One library's hub, as an adapter describes it.
+
+    An adapter makes a single, stateless instance: what is particular to a
+    thread is asked for at each wait, because hubs come and go.
+    """
+
+    def current(self) -> Any:
+        """Return the hub of this thread, or None; never make one."""
+
+    def wait_read(self, fd: int, timeout: Any) -> None:
+        """Park the running greenlet until *fd* can be read."""
+
+    def wait_write(self, fd: int, timeout: Any) -> None:
+        """Park the running greenlet until *fd* can be written."""
+
+    def poll(self) -> Any:
+        """Return a ``select.poll`` object, also when *select* is patched."""
+
+
+class ReactorHub(Hub, Protocol):
+    """A hub that can also carry the compiled loop's reactor."""
+
+    def greenlet(self, hub: Any) -> Any:
+        """Return the greenlet in which *hub* runs its callbacks."""
+
+    def switch(self, hub: Any) -> Any:
+        """Switch to *hub* in its own way; return what it is left with."""
+
+    def watch(self, hub: Any, fd: int, callback: Callable[..., object]) -> "Watch":
+        """Have *hub* call *callback* whenever *fd* can be read."""
+
+    def report(self, hub: Any, exc: BaseException) -> None:
+        """Report *exc*, which ended a greenlet, as *hub* reports others.
+
+        Raise it again if *hub* would let it pass through its loop.
+        """
+
+    def misdirected(self, hub: Any, result: object) -> None:
+        """Somebody else switched into a parked greenlet, with *result*.
+
+        Raise what *hub* raises then, or return if it takes it for a wake-up.
+        """
+
+
+class Watch(Protocol):
+    """A descriptor under watch."""
+
+    def hold(self, awaited: bool) -> None:
+        """Keep the hub's loop running for this watch while *awaited*."""
+
+    def stop(self) -> None:
+        """End the watch."""

@@ -1,0 +1,97 @@
+"""psycopg2 on eventlet."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import eventlet.hubs
+import eventlet.patcher
+
+from psycogreen._loop import wait_callback
+from psycogreen._patch import register
+
+__all__ = ["eventlet_wait_callback", "make_psycopg_green", "patch_psycopg"]
+
+_select = eventlet.patcher.original("select")
+
+
+class _Eventlet:
+    """What the wait loop needs of eventlet."""
+
+    def current(self) -> Any:
+        # get_hub() would make one.
+        return getattr(eventlet.hubs._threadlocal, "hub", None)
+
+    def wait_read(self, fd: int, timeout: float) -> None:
+        eventlet.hubs.trampoline(fd, read=True)
+
+    def wait_write(self, fd: int, timeout: float) -> None:
+        eventlet.hubs.trampoline(fd, write=True)
+
+    def poll(self) -> Any:
+        return _select.poll()
+
+    def greenlet(self, hub: Any) -> Any:
+        return hub.greenlet
+
+    def switch(self, hub: Any) -> Any:
+        return hub.switch()
+
+    def watch(self, hub: Any, fd: int, callback: Callable[..., object]) -> "_Watch":
+        return _Watch(hub, fd, callback)
+
+    def report(self, hub: Any, exc: BaseException) -> None:
+        if isinstance(exc, hub.SYSTEM_EXCEPTIONS):
+            raise exc
+        hub.squelch_generic_exception((type(exc), exc, exc.__traceback__))
+
+    def misdirected(self, hub: Any, result: object) -> None:
+        pass
+
+
+class _Watch:
+    def __init__(self, hub: Any, fd: int, callback: Callable[..., object]) -> None:
+        self._hub = hub
+        self._listener = hub.add(hub.READ, fd, callback, _closed, None)
+
+    def hold(self, awaited: bool) -> None:
+        pass  # eventlet's hub runs on whatever it watches
+
+    def stop(self) -> None:
+        self._hub.remove(self._listener)
+
+
+def _closed(exc: BaseException) -> None:
+    print(f"psycogreen: {exc!r} on the reactor's descriptor", file=sys.stderr)
+
+
+@wait_callback(_Eventlet())
+def eventlet_wait_callback(conn: Any, timeout: float = -1) -> None:
+    """Wait until psycopg2's connection *conn* is done; let other greenlets run.
+
+    psycopg2 calls it: see "Support for coroutine libraries" in its
+    documentation.
+
+    Args:
+        conn: The connection that waits.
+        timeout: Accepted for the sake of code written for release 1.0.2,
+            where it has no effect: -1 means no limit. Put an
+            ``eventlet.Timeout`` around the query instead.
+
+    Raises:
+        psycopg2.Error: The query, the connection or the poll failed.
+    """
+
+
+def make_psycopg_green() -> None:
+    """Make psycopg2 cooperate with eventlet, for the whole process.
+
+    Undo it with ``psycopg2.extensions.set_wait_callback(None)``.
+
+    Raises:
+        ImportError: psycopg2 is not installed or has no wait callbacks.
+    """
+    register(eventlet_wait_callback)
+
+
+patch_psycopg = make_psycopg_green

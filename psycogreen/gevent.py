@@ -1,0 +1,90 @@
+"""psycopg2 on gevent."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gevent.monkey
+from gevent.exceptions import InvalidSwitchError
+from gevent._hub_local import get_hub_if_exists
+from gevent.socket import wait_read, wait_write
+
+from psycogreen._loop import wait_callback
+from psycogreen._patch import register
+
+__all__ = ["gevent_wait_callback", "make_psycopg_green", "patch_psycopg"]
+
+
+class _Gevent:
+    """What the wait loop needs of gevent."""
+
+    current = staticmethod(get_hub_if_exists)
+
+    def wait_read(self, fd: int, timeout: float | None) -> None:
+        wait_read(fd, timeout=timeout)
+
+    def wait_write(self, fd: int, timeout: float | None) -> None:
+        wait_write(fd, timeout=timeout)
+
+    def poll(self) -> Any:
+        return gevent.monkey.get_original("select", "poll")()
+
+    def greenlet(self, hub: Any) -> Any:
+        return hub
+
+    def switch(self, hub: Any) -> Any:
+        return hub.switch()
+
+    def watch(self, hub: Any, fd: int, callback: Callable[..., object]) -> "_Watch":
+        return _Watch(hub.loop.io(fd, 1, ref=False), callback)
+
+    def report(self, hub: Any, exc: BaseException) -> None:
+        hub.handle_error(None, type(exc), exc, exc.__traceback__)
+
+    def misdirected(self, hub: Any, result: object) -> None:
+        raise InvalidSwitchError(f"Invalid switch into a greenlet that waits for PostgreSQL: got {result!r}")
+
+
+class _Watch:
+    def __init__(self, watcher: Any, callback: Callable[..., object]) -> None:
+        self._watcher = watcher
+        watcher.start(callback)
+
+    def hold(self, awaited: bool) -> None:
+        # A watcher without a reference lets hub.join() and gevent.wait() end.
+        self._watcher.ref = awaited
+
+    def stop(self) -> None:
+        self._watcher.stop()
+        self._watcher.close()
+
+
+@wait_callback(_Gevent())
+def gevent_wait_callback(conn: Any, timeout: float | None = None) -> None:
+    """Wait until psycopg2's connection *conn* is done; let other greenlets run.
+
+    psycopg2 calls it: see "Support for coroutine libraries" in its
+    documentation.
+
+    Args:
+        conn: The connection that waits.
+        timeout: Seconds that each single wait for the server may take, None
+            for no limit. Use it through ``functools.partial``.
+
+    Raises:
+        TimeoutError: A wait took longer than *timeout*.
+        psycopg2.Error: The query, the connection or the poll failed.
+    """
+
+
+def make_psycopg_green() -> None:
+    """Make psycopg2 cooperate with gevent, for the whole process.
+
+    Undo it with ``psycopg2.extensions.set_wait_callback(None)``.
+
+    Raises:
+        ImportError: psycopg2 is not installed or has no wait callbacks.
+    """
+    register(gevent_wait_callback)
+
+
+patch_psycopg = make_psycopg_green
