@@ -1,0 +1,48 @@
+"""Parking through the hub's public wait functions, for one wait."""
+
+from typing import Any
+
+from psycogreen._hub import Hub
+
+# psycopg2.extensions.POLL_*: written out so that psycogreen imports without it.
+POLL_OK, POLL_READ, POLL_WRITE = 0, 1, 2
+
+# select.POLLIN and POLLOUT, which monkey-patching may have taken away.
+_EVENTS = {POLL_READ: 1, POLL_WRITE: 4}
+
+
+def park(hub: Hub, conn: Any, state: int, timeout: Any) -> None:
+    """Let others run until *conn* is ready for what its ``poll()`` asked for.
+
+    The descriptor is asked for at each call: while connecting, libpq goes from
+    one socket to the next.
+
+    Args:
+        hub: The coroutine library.
+        conn: The connection that waits.
+        state: What its ``poll()`` returned.
+        timeout: Seconds, or what the library takes for no limit.
+
+    Raises:
+        TimeoutError: *timeout* ended first.
+        psycopg2.OperationalError: *state* is not one that psycopg2 documents.
+    """
+    if state not in (POLL_READ, POLL_WRITE):
+        import psycopg2
+
+        raise psycopg2.OperationalError(f"Bad result from poll: {state!r}")
+    if hub.current() is None:
+        _wait_in_thread(hub, conn.fileno(), _EVENTS[state], timeout)
+    elif state == POLL_READ:
+        hub.wait_read(conn.fileno(), timeout)
+    else:
+        hub.wait_write(conn.fileno(), timeout)
+
+
+def _wait_in_thread(hub: Hub, fd: int, event: int, timeout: Any) -> None:
+    """Wait in ``poll(2)``: a native thread without a hub waits alone."""
+    poller = hub.poll()
+    poller.register(fd, event)
+    limit = None if timeout is None or timeout == -1 else max(0, timeout * 1000)
+    if not poller.poll(limit):
+        raise TimeoutError("timed out")

@@ -1,0 +1,535 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The wait loop, compiled, and the reactor that makes its parks cheap.
+
+The loop does what ``_pywaitloop.py`` does. But where it waits for an answer on
+Linux it does not ask the hub anew for each wait: each hub has a `Reactor`, an
+epoll instance that holds the sockets of all connections and is the one
+descriptor that the hub watches. Parking is a store and a switch.
+"""
+
+import functools
+import weakref
+
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_XDECREF
+from libc.errno cimport EBADF, EEXIST, errno
+from libc.stdint cimport uint32_t, uint64_t
+
+from psycogreen._park import park
+
+implementation = "cython"
+
+cdef extern from "greenlet.h":
+    ctypedef struct PyGreenlet
+    void **_PyGreenlet_API
+    void PyGreenlet_Import()
+    PyGreenlet *PyGreenlet_GetCurrent() except NULL
+    PyGreenlet *PyGreenlet_GetParent(PyGreenlet *)
+    object PyGreenlet_Switch(PyGreenlet *, PyObject *, PyObject *)
+    bint PyGreenlet_ACTIVE(PyGreenlet *)
+
+cdef extern from *:
+    """
+    #ifdef __linux__
+    #include <fcntl.h>
+    #include <poll.h>
+    #include <pthread.h>
+    #include <sys/epoll.h>
+    #include <time.h>
+    #include <unistd.h>
+
+    static int readable(int fd) {
+        struct pollfd p = {fd, POLLIN, 0};
+        return poll(&p, 1, 0) > 0;
+    }
+
+    static double monotonic(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return t.tv_sec + t.tv_nsec * 1e-9;
+    }
+
+    #else  /* no epoll: no reactor, and each wait goes through the hub */
+    #define EPOLL_CLOEXEC 0
+    #define EPOLL_CTL_ADD 0
+    #define EPOLL_CTL_DEL 0
+    #define EPOLL_CTL_MOD 0
+    #define EPOLLIN 0
+    struct epoll_event { uint32_t events; union { uint64_t u64; } data; };
+    static int epoll_create1(int flags) { errno = ENOSYS; return -1; }
+    static int epoll_ctl(int a, int b, int c, struct epoll_event *d) { return -1; }
+    static int epoll_wait(int a, struct epoll_event *b, int c, int d) { return -1; }
+    static int dup3(int a, int b, int c) { return -1; }
+    static int close(int fd) { return -1; }
+    static int readable(int fd) { return 0; }
+    static double monotonic(void) { return 0; }
+    static int pthread_atfork(void *a, void *b, void (*c)(void)) { return 0; }
+    #endif
+
+    /* Whether weak reference *ref* is to *object*, without making a new reference. */
+    static int refers_to(PyObject *ref, PyObject *object) {
+    #if PY_VERSION_HEX >= 0x030D0000
+        PyObject *found;
+        if (PyWeakref_GetRef(ref, &found) <= 0) {
+            PyErr_Clear();
+            return 0;
+        }
+        Py_DECREF(found);
+        return found == object;
+    #else
+        return PyWeakref_GET_OBJECT(ref) == object;
+    #endif
+    }
+    """
+    ctypedef union epoll_data:
+        uint64_t u64
+    ctypedef struct epoll_event "struct epoll_event":
+        uint32_t events
+        epoll_data data
+    int EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
+    uint32_t EPOLLIN
+    int epoll_create1(int) nogil
+    int epoll_ctl(int, int, int, epoll_event *) nogil
+    int epoll_wait(int, epoll_event *, int, int) nogil
+    int dup3(int, int, int) nogil
+    int close(int) nogil
+    int readable(int)
+    double monotonic()
+    int pthread_atfork(void *, void *, void (*)() noexcept nogil)
+    bint refers_to(PyObject *, PyObject *)
+
+cdef enum:
+    POLL_OK = 0
+    POLL_READ = 1
+
+cdef enum:
+    # Events fetched at once. A dispatch keeps the hub from its other
+    # callbacks for as long as these greenlets run.
+    BATCH = 64
+
+# Seconds for which a greenlet may read on in a large result, while there is
+# something to read, before others get their turn.
+cdef double TURN = 0.001
+
+
+ctypedef struct Instance:
+    # What the handler of forks needs of a reactor, without Python.
+    int epfd
+    Instance *next
+
+cdef Instance *instances = NULL
+
+# Counts the forks that led to this process. A reactor of another count was
+# the parent's.
+cdef unsigned int forks = 0
+
+# The reactor last used, a borrowed reference: most often the one wanted next.
+cdef PyObject *latest = NULL
+
+
+cdef class Socket:
+    """One connection's socket, as one reactor knows it."""
+
+    cdef object connection  # weak reference; its callback forgets this socket
+    cdef object waiter  # the greenlet that is parked on it, or None
+    cdef int fd
+    cdef uint64_t token  # tells its events from those of a socket that had the descriptor before
+
+
+cdef class Forget:
+    """The callback of a socket's weak reference to its connection."""
+
+    cdef object reactor
+    cdef size_t key
+
+    def __call__(self, reference):
+        cdef Reactor reactor = self.reactor()
+        if reactor is not None:
+            reactor.forget(self.key)
+
+
+cdef class Bell:
+    """What the hub calls. It does not keep the reactor alive: only the hub itself does."""
+
+    cdef PyObject *reactor
+
+    def __call__(self, fd=None):
+        if self.reactor != NULL:
+            (<Reactor>self.reactor).dispatch()
+
+
+cdef class Reactor:
+    """The sockets that one hub waits for."""
+
+    cdef object __weakref__
+    cdef object adapter
+    cdef object hub
+    cdef object loop  # the greenlet in which the hub runs its callbacks
+    cdef object hookless  # a type of greenlets without gevent's and eventlet's hook `switch_out`
+    cdef object watch
+    cdef Bell bell
+    cdef dict sockets  # Socket by id(connection)
+    cdef list armed  # Socket by descriptor, of those that epoll reports
+    cdef tuple woken  # what a greenlet is switched to with
+    cdef Instance instance
+    cdef unsigned int forks
+    cdef uint32_t arms
+    cdef int parked
+    cdef bint held
+    cdef int stale_batches
+    cdef bint stale  # the batch held an event of nobody's that can't be disarmed
+    # The batch under way. Not on the C stack, which is copied at each switch.
+    cdef int position
+    cdef int count
+    cdef epoll_event events[BATCH]
+
+    def __cinit__(self):
+        global instances
+        self.instance.epfd = epoll_create1(EPOLL_CLOEXEC)
+        if self.instance.epfd < 0:
+            raise OSError(errno, "epoll_create1 failed")
+        self.instance.next = instances
+        instances = &self.instance
+
+    def __init__(self, adapter, hub):
+        self.adapter = adapter
+        self.hub = hub
+        self.loop = adapter.greenlet(hub)
+        self.sockets = {}
+        self.armed = []
+        self.woken = (self,)
+        self.forks = forks
+        self.bell = Bell.__new__(Bell)
+        self.bell.reactor = <PyObject *>self
+        self.watch = adapter.watch(hub, self.instance.epfd, self.bell)
+
+    def __del__(self):
+        global latest
+        if latest == <PyObject *>self:
+            latest = NULL
+        if self.bell is not None:
+            self.bell.reactor = NULL
+        if self.watch is not None:
+            self.watch.stop()
+            self.watch = None
+
+    def __dealloc__(self):
+        global instances
+        cdef Instance **link = &instances
+        while link[0] != NULL:
+            if link[0] == &self.instance:
+                link[0] = self.instance.next
+                break
+            link = &link[0].next
+        if self.instance.epfd >= 0:
+            close(self.instance.epfd)
+
+    cdef Socket socket(self, conn):
+        """Return the record of *conn*, None if it was not adopted."""
+        cdef Socket sock = self.sockets.get(<size_t><PyObject *>conn)
+        if sock is not None and refers_to(<PyObject *>sock.connection, <PyObject *>conn):
+            return sock
+        return None
+
+    cdef int adopt(self, conn) except -1:
+        """Take in *conn*, whose first wait has ended well."""
+        cdef Forget forget = Forget.__new__(Forget)
+        cdef Socket sock = Socket.__new__(Socket)
+        forget.reactor = weakref.ref(self)
+        forget.key = <size_t><PyObject *>conn
+        try:
+            sock.connection = weakref.ref(conn, forget)
+        except TypeError:
+            return 0
+        sock.fd = -1
+        self.sockets[forget.key] = sock
+        return 0
+
+    cdef int forget(self, size_t key) except -1:
+        cdef Socket sock = self.sockets.pop(key, None)
+        if sock is not None and self.is_armed(sock):
+            self.disarm(sock.fd)
+        return 0
+
+    cdef bint is_armed(self, Socket sock):
+        return 0 <= sock.fd < len(self.armed) and self.armed[sock.fd] is sock
+
+    cdef bint arm(self, Socket sock, int fd) except -1:
+        """Have epoll report *sock*; tell whether it will."""
+        cdef epoll_event event
+        cdef Socket other
+        if self.is_armed(sock):
+            if sock.fd == fd:
+                return True
+            self.disarm(sock.fd)
+        if len(self.armed) <= fd:
+            self.armed.extend([None] * (fd + 1 - len(self.armed)))
+        self.arms += 1
+        event.events = EPOLLIN
+        event.data.u64 = <uint64_t>self.arms << 32 | <uint32_t>fd
+        if epoll_ctl(self.instance.epfd, EPOLL_CTL_ADD, fd, &event) < 0:
+            other = self.armed[fd]
+            if errno != EEXIST or (other is not None and other.waiter is not None):
+                return False
+            if epoll_ctl(self.instance.epfd, EPOLL_CTL_MOD, fd, &event) < 0:
+                return False
+        sock.fd = fd
+        sock.token = event.data.u64
+        self.armed[fd] = sock
+        return True
+
+    cdef bint disarm(self, int fd) except -1:
+        """Have epoll no longer report *fd*; tell whether it knew it.
+
+        A connection may have been closed, and the number be another file's by
+        now: that one is not in this epoll instance unless `armed` says so.
+        """
+        self.armed[fd] = None
+        return epoll_ctl(self.instance.epfd, EPOLL_CTL_DEL, fd, NULL) == 0
+
+    cdef int hold(self, bint awaited) except -1:
+        self.watch.hold(awaited)
+        self.held = awaited
+        return 0
+
+    cdef PyObject *next_waiter(self) except? NULL:
+        """Return the next greenlet of the batch under way, borrowed, or NULL."""
+        cdef Socket sock
+        cdef uint64_t token
+        cdef uint32_t fd
+        while self.position < self.count:
+            token = self.events[self.position].data.u64
+            self.position += 1
+            fd = <uint32_t>token
+            sock = self.armed[fd] if fd < <uint32_t>len(self.armed) else None
+            if sock is None or sock.token != token:
+                self.stale = True
+            elif sock.waiter is not None:
+                return <PyObject *>sock.waiter
+            elif not self.disarm(fd):
+                # For nobody: the server closed an idle connection, or sent a
+                # notification. Left armed it would be reported for ever.
+                self.stale = True
+        return NULL
+
+    cdef int park(self, Socket sock, me, bint child) except -1:
+        """Let others run until *sock* can be read.
+
+        *child*: the hub may be switched to without its own ceremonies.
+        """
+        cdef PyObject *waiter
+        sock.waiter = me
+        self.parked += 1
+        try:
+            if not self.held:
+                self.hold(True)
+            if not child:
+                result = self.adapter.switch(self.hub)
+            else:
+                # In the middle of a batch the hub would only switch to the
+                # next greenlet of it.
+                waiter = self.next_waiter()
+                if waiter == NULL:
+                    result = PyGreenlet_Switch(<PyGreenlet *>self.loop, NULL, NULL)
+                else:
+                    result = PyGreenlet_Switch(<PyGreenlet *>waiter, <PyObject *>self.woken, NULL)
+        finally:
+            sock.waiter = None
+            self.parked -= 1
+        if result is not self:
+            self.adapter.misdirected(self.hub, result)
+        return 0
+
+    cdef int dispatch(self) except -1:
+        """Switch to each greenlet whose socket is ready."""
+        cdef PyObject *waiter
+        if self.forks != forks:
+            return 0
+        self.position = 0
+        self.count = epoll_wait(self.instance.epfd, self.events, BATCH, 0)
+        if self.count < 0:
+            self.count = 0
+            if errno == EBADF:
+                self.rebuild()
+            return 0
+        self.stale = False
+        try:
+            while True:
+                waiter = self.next_waiter()
+                if waiter == NULL:
+                    break
+                self.wake(waiter)
+        finally:
+            self.position = self.count = 0
+        if not self.stale:
+            self.stale_batches = 0
+        else:
+            # Once may be a connection that an earlier greenlet of the batch
+            # closed. Again is a socket that is closed here but open in a
+            # child process: epoll can't be told to drop it.
+            self.stale_batches += 1
+            if self.stale_batches > 1:
+                self.rebuild()
+        if self.held and not self.parked:
+            self.hold(False)
+        return 0
+
+    cdef int wake(self, PyObject *waiter) except -1:
+        try:
+            PyGreenlet_Switch(<PyGreenlet *>waiter, <PyObject *>self.woken, NULL)
+        except BaseException as exc:
+            self.adapter.report(self.hub, exc)
+        return 0
+
+    cdef int rebuild(self) except -1:
+        """Begin anew with another epoll instance and the sockets now waited for."""
+        cdef Socket sock
+        cdef int epfd = epoll_create1(EPOLL_CLOEXEC)
+        if epfd < 0:
+            raise OSError(errno, "epoll_create1 failed")
+        self.watch.stop()
+        close(self.instance.epfd)
+        self.instance.epfd = epfd
+        self.armed = []
+        self.stale_batches = 0
+        self.watch = self.adapter.watch(self.hub, epfd, self.bell)
+        self.watch.hold(self.held)
+        for sock in list(self.sockets.values()):
+            if sock.waiter is not None and not self.arm(sock, sock.fd):
+                self.wake(<PyObject *>sock.waiter)  # its next poll() says what is wrong
+        return 0
+
+
+cdef Reactor reactor_of(adapter, hub):
+    """Return the reactor of *hub*, a new one if need be; None where there is no epoll."""
+    cdef Reactor reactor = getattr(hub, "_psycogreen_reactor", None)
+    if reactor is not None and reactor.forks == forks and reactor.adapter is adapter:
+        return reactor
+    if reactor is not None:
+        reactor.watch.stop()
+    try:
+        reactor = Reactor(adapter, hub)
+    except OSError:
+        return None
+    hub._psycogreen_reactor = reactor
+    return reactor
+
+
+cdef object current():
+    """Return the running greenlet."""
+    if _PyGreenlet_API == NULL:
+        PyGreenlet_Import()
+    cdef PyGreenlet *me = PyGreenlet_GetCurrent()
+    owned = <object>me
+    Py_XDECREF(<PyObject *>me)
+    return owned
+
+
+cdef Reactor home(adapter, me, bint *child):
+    """Return the reactor for greenlet *me*, which runs; None if none can serve.
+
+    *child* tells whether the greenlet may switch to the hub directly.
+    """
+    global latest
+    cdef Reactor reactor
+    cdef PyGreenlet *parent
+    parent = PyGreenlet_GetParent(<PyGreenlet *>me)
+    Py_XDECREF(<PyObject *>parent)  # the greenlet keeps it
+    if latest != NULL:
+        reactor = <Reactor>latest
+        if (
+            <PyObject *>parent == <PyObject *>reactor.loop
+            and PyGreenlet_ACTIVE(parent)
+            and type(me) is reactor.hookless
+            and reactor.forks == forks
+            and reactor.adapter is adapter
+        ):
+            child[0] = True
+            return reactor
+    hub = adapter.current()
+    if hub is None:
+        return None
+    reactor = reactor_of(adapter, hub)
+    if reactor is None:
+        return None
+    # eventlet replaces a hub's greenlet that an exception has ended.
+    reactor.loop = adapter.greenlet(hub)
+    if me is reactor.loop:
+        return None
+    latest = <PyObject *>reactor
+    child[0] = (
+        <PyObject *>parent == <PyObject *>reactor.loop
+        and PyGreenlet_ACTIVE(parent)
+        and not hasattr(me, "switch_out")
+    )
+    if child[0]:
+        reactor.hookless = type(me)
+    return reactor
+
+
+def wait_callback(adapter):
+    """Make a documented stub the wait callback for a hub; see ``_pywaitloop.py``."""
+    cdef bint carries_reactor = hasattr(adapter, "watch")
+
+    def decorate(stub):
+        (unlimited,) = stub.__defaults__
+
+        def wait(conn, timeout=unlimited):
+            cdef Reactor reactor = None
+            cdef Socket sock = None
+            cdef bint child = False
+            cdef bint woken = False
+            cdef double since = 0
+            while True:
+                state = conn.poll()
+                if state == POLL_OK:
+                    if sock is None and carries_reactor and timeout is unlimited:
+                        me = current()
+                        reactor = home(adapter, me, &child)
+                        if reactor is not None and reactor.socket(conn) is None:
+                            reactor.adopt(conn)
+                    return
+                if state == POLL_READ and timeout is unlimited and carries_reactor:
+                    if reactor is None:
+                        me = current()
+                        reactor = home(adapter, me, &child)
+                        if reactor is not None:
+                            sock = reactor.socket(conn)
+                    if sock is not None:
+                        if woken and readable(sock.fd):
+                            if since == 0:
+                                since = monotonic()
+                            if monotonic() - since < TURN:
+                                continue
+                        if reactor.arm(sock, conn.fileno()):
+                            reactor.park(sock, me, child)
+                            woken = True
+                            since = 0
+                            continue
+                park(adapter, conn, state, timeout)
+
+        return functools.update_wrapper(wait, stub)
+
+    return decorate
+
+
+cdef void after_fork_in_child() noexcept nogil:
+    # The child shares the epoll instances of its parent. It puts one of its
+    # own in the place of each, under the same number, so that neither its hub
+    # nor what it removes there concerns the parent.
+    global forks
+    cdef Instance *instance = instances
+    cdef int fresh
+    forks += 1
+    while instance != NULL:
+        fresh = epoll_create1(EPOLL_CLOEXEC)
+        if fresh < 0:
+            close(instance.epfd)
+            instance.epfd = -1
+        else:
+            dup3(fresh, instance.epfd, EPOLL_CLOEXEC)
+            close(fresh)
+        instance = instance.next
+
+
+pthread_atfork(NULL, NULL, after_fork_in_child)
