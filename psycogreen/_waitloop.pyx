@@ -8,9 +8,11 @@ descriptor that the hub watches. Parking is a store and a switch.
 """
 
 import functools
+import os
 import weakref
 
 from cpython.object cimport PyObject
+from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_XDECREF
 from libc.errno cimport EBADF, EEXIST, errno
 from libc.stdint cimport uint32_t, uint64_t
@@ -106,6 +108,8 @@ cdef enum:
     # Events fetched at once. A dispatch keeps the hub from its other
     # callbacks for as long as these greenlets run.
     BATCH = 64
+    # Sockets found without a look into the dictionary.
+    RECENT = 256
 
 # Seconds for which a greenlet may read on in a large result, while there is
 # something to read, before others get their turn.
@@ -115,6 +119,7 @@ cdef double TURN = 0.001
 ctypedef struct Instance:
     # What the handler of forks needs of a reactor, without Python.
     int epfd
+    PyObject *reactor
     Instance *next
 
 cdef Instance *instances = NULL
@@ -130,8 +135,13 @@ cdef PyObject *latest = NULL
 cdef class Socket:
     """One connection's socket, as one reactor knows it."""
 
-    cdef object connection  # weak reference; its callback forgets this socket
+    # A plain weak reference: psycopg2 makes one for each query, and finds it
+    # made. The other has the callback that forgets this socket.
+    cdef object connection
+    cdef object forget
+    cdef size_t key  # id(connection)
     cdef object waiter  # the greenlet that is parked on it, or None
+    cdef bint fixed  # psycopg2's own connections keep their descriptor once connected
     cdef int fd
     cdef uint64_t token  # tells its events from those of a socket that had the descriptor before
 
@@ -171,7 +181,9 @@ cdef class Reactor:
     cdef dict sockets  # Socket by id(connection)
     cdef list armed  # Socket by descriptor, of those that epoll reports
     cdef tuple woken  # what a greenlet is switched to with
+    cdef PyObject *recent[RECENT]  # Sockets by a part of their key, borrowed from `sockets`
     cdef Instance instance
+    cdef unsigned long thread
     cdef unsigned int forks
     cdef uint32_t arms
     cdef int parked
@@ -179,6 +191,7 @@ cdef class Reactor:
     cdef int stale_batches
     cdef bint stale  # the batch held an event of nobody's that can't be disarmed
     # The batch under way. Not on the C stack, which is copied at each switch.
+    cdef bint dispatching
     cdef int position
     cdef int count
     cdef epoll_event events[BATCH]
@@ -188,6 +201,7 @@ cdef class Reactor:
         self.instance.epfd = epoll_create1(EPOLL_CLOEXEC)
         if self.instance.epfd < 0:
             raise OSError(errno, "epoll_create1 failed")
+        self.instance.reactor = <PyObject *>self
         self.instance.next = instances
         instances = &self.instance
 
@@ -199,6 +213,7 @@ cdef class Reactor:
         self.armed = []
         self.woken = (self,)
         self.forks = forks
+        self.thread = PyThread_get_thread_ident()
         self.bell = Bell.__new__(Bell)
         self.bell.reactor = <PyObject *>self
         self.watch = adapter.watch(hub, self.instance.epfd, self.bell)
@@ -226,8 +241,17 @@ cdef class Reactor:
 
     cdef Socket socket(self, conn):
         """Return the record of *conn*, None if it was not adopted."""
-        cdef Socket sock = self.sockets.get(<size_t><PyObject *>conn)
-        if sock is not None and refers_to(<PyObject *>sock.connection, <PyObject *>conn):
+        cdef size_t key = <size_t><PyObject *>conn
+        cdef PyObject **recent = &self.recent[(key >> 4) % RECENT]
+        cdef Socket sock
+        if recent[0] != NULL and (<Socket>recent[0]).key == key:
+            sock = <Socket>recent[0]
+        else:
+            sock = self.sockets.get(key)
+            if sock is None:
+                return None
+            recent[0] = <PyObject *>sock
+        if refers_to(<PyObject *>sock.connection, <PyObject *>conn):
             return sock
         return None
 
@@ -236,17 +260,24 @@ cdef class Reactor:
         cdef Forget forget = Forget.__new__(Forget)
         cdef Socket sock = Socket.__new__(Socket)
         forget.reactor = weakref.ref(self)
-        forget.key = <size_t><PyObject *>conn
+        forget.key = sock.key = <size_t><PyObject *>conn
         try:
-            sock.connection = weakref.ref(conn, forget)
+            sock.connection = weakref.ref(conn)
+            sock.forget = weakref.ref(conn, forget)
         except TypeError:
             return 0
+        from psycopg2.extensions import connection
+        sock.fixed = isinstance(conn, connection)
         sock.fd = -1
-        self.sockets[forget.key] = sock
+        self.forget(sock.key)
+        self.sockets[sock.key] = sock
         return 0
 
     cdef int forget(self, size_t key) except -1:
         cdef Socket sock = self.sockets.pop(key, None)
+        cdef PyObject **recent = &self.recent[(key >> 4) % RECENT]
+        if recent[0] == <PyObject *>sock:
+            recent[0] = NULL
         if sock is not None and self.is_armed(sock):
             self.disarm(sock.fd)
         return 0
@@ -254,14 +285,24 @@ cdef class Reactor:
     cdef bint is_armed(self, Socket sock):
         return 0 <= sock.fd < len(self.armed) and self.armed[sock.fd] is sock
 
-    cdef bint arm(self, Socket sock, int fd) except -1:
+    cdef bint ready(self, Socket sock, conn) except -1:
         """Have epoll report *sock*; tell whether it will."""
-        cdef epoll_event event
-        cdef Socket other
+        cdef int fd
         if self.is_armed(sock):
-            if sock.fd == fd:
+            if sock.fixed:
+                return True
+            fd = conn.fileno()
+            if fd == sock.fd:
                 return True
             self.disarm(sock.fd)
+            return self.arm(sock, fd)
+        return self.arm(sock, conn.fileno())
+
+    cdef bint arm(self, Socket sock, int fd) except -1:
+        cdef epoll_event event
+        cdef Socket other
+        if fd < 0:
+            return False
         if len(self.armed) <= fd:
             self.armed.extend([None] * (fd + 1 - len(self.armed)))
         self.arms += 1
@@ -297,7 +338,8 @@ cdef class Reactor:
         cdef Socket sock
         cdef uint64_t token
         cdef uint32_t fd
-        while self.position < self.count:
+        # After a fork the batch is the parent's: its greenlets wait there.
+        while self.position < self.count and self.forks == forks:
             token = self.events[self.position].data.u64
             self.position += 1
             fd = <uint32_t>token
@@ -353,6 +395,7 @@ cdef class Reactor:
                 self.rebuild()
             return 0
         self.stale = False
+        self.dispatching = True
         try:
             while True:
                 waiter = self.next_waiter()
@@ -360,7 +403,10 @@ cdef class Reactor:
                     break
                 self.wake(waiter)
         finally:
+            self.dispatching = False
             self.position = self.count = 0
+        if self.forks != forks:
+            return 0
         if not self.stale:
             self.stale_batches = 0
         else:
@@ -405,8 +451,9 @@ cdef Reactor reactor_of(adapter, hub):
     cdef Reactor reactor = getattr(hub, "_psycogreen_reactor", None)
     if reactor is not None and reactor.forks == forks and reactor.adapter is adapter:
         return reactor
-    if reactor is not None:
+    if reactor is not None and reactor.watch is not None:
         reactor.watch.stop()
+        reactor.watch = None
     try:
         reactor = Reactor(adapter, hub)
     except OSError:
@@ -438,11 +485,14 @@ cdef Reactor home(adapter, me, bint *child):
     if latest != NULL:
         reactor = <Reactor>latest
         if (
-            <PyObject *>parent == <PyObject *>reactor.loop
-            and PyGreenlet_ACTIVE(parent)
+            # A reactor that dispatches in this thread is that of the hub that
+            # runs: no need to ask for it.
+            reactor.dispatching
+            and reactor.thread == PyThread_get_thread_ident()
+            and <PyObject *>parent == <PyObject *>reactor.loop
             and type(me) is reactor.hookless
-            and reactor.forks == forks
             and reactor.adapter is adapter
+            and reactor.forks == forks
         ):
             child[0] = True
             return reactor
@@ -501,7 +551,7 @@ def wait_callback(adapter):
                                 since = monotonic()
                             if monotonic() - since < TURN:
                                 continue
-                        if reactor.arm(sock, conn.fileno()):
+                        if reactor.ready(sock, conn):
                             reactor.park(sock, me, child)
                             woken = True
                             since = 0
@@ -533,3 +583,22 @@ cdef void after_fork_in_child() noexcept nogil:
 
 
 pthread_atfork(NULL, NULL, after_fork_in_child)
+
+
+def keep_parents_greenlets():
+    """Keep the greenlets that were parked at the fork.
+
+    In the child nothing wakes them, but collecting them would end their
+    connections, which the parent uses.
+    """
+    cdef Instance *instance = instances
+    while instance != NULL:
+        if (<Reactor>instance.reactor).parked:
+            _parents.append(<Reactor>instance.reactor)
+        instance = instance.next
+
+
+_parents = []
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=keep_parents_greenlets)
