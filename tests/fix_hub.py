@@ -16,27 +16,43 @@ NAME = os.environ.get("PSYCOGREEN_TEST_HUB", "gevent")
 PATIENCE = 30
 
 
-class Task:
-    """A function that runs in a greenlet of its own."""
+class Outcome:
+    """What became of a function: no hub gets to report or swallow it.
 
-    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    gevent would turn GreenletExit into a result, KeyboardInterrupt would end
+    the test run.
+    """
+
+    def __init__(self, fn: Callable[..., Any], *args: Any) -> None:
         self._fn, self._args = fn, args
         self.done = False
         self._result: Any = None
         self._exc: BaseException | None = None
-        self.greenlet: Any = None
 
     def run(self) -> None:
-        # The outcome is kept here, so that no hub reports or swallows it:
-        # gevent would turn GreenletExit into a result, KeyboardInterrupt
-        # would end the test run.
         try:
             self._result = self._fn(*self._args)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001
             self._exc = exc
         finally:
             self.done = True
             del self._fn, self._args
+
+    def get(self) -> Any:
+        """Return the function's result or raise its exception, once."""
+        exc, self._exc = self._exc, None
+        if exc is not None:
+            try:
+                raise exc
+            finally:
+                del exc  # its traceback holds this frame
+        return self._result
+
+
+class Task(Outcome):
+    """A function that runs in a greenlet of its own."""
+
+    greenlet: Any
 
     def wait(self, timeout: float = PATIENCE) -> Any:
         """Wait until the function ends; return its result or raise its exception.
@@ -45,13 +61,7 @@ class Task:
             AssertionError: It did not end within *timeout* seconds.
         """
         self.join(timeout)
-        exc, self._exc = self._exc, None
-        if exc is not None:
-            try:
-                raise exc
-            finally:
-                del exc
-        return self._result
+        return self.get()
 
     def join(self, timeout: float = PATIENCE) -> None:
         """Wait until the function ends, whichever way."""
@@ -59,10 +69,6 @@ class Task:
 
     def kill(self, exc: BaseException | type[BaseException] | None = None) -> None:
         """Throw *exc* (GreenletExit) into the greenlet, which may not wait for it."""
-        raise NotImplementedError
-
-    def switch(self, value: object = None) -> None:
-        """Switch into the greenlet out of turn, from the hub, as a stray wake-up would."""
         raise NotImplementedError
 
 
@@ -93,8 +99,8 @@ class Hub:
         """Return how many watchers, listeners and timers the hub holds."""
         raise NotImplementedError
 
-    def run_in_hub(self, fn: Callable[[], Any]) -> Any:
-        """Run *fn* in the hub's own greenlet; return its result or raise its exception."""
+    def call_soon(self, fn: Callable[..., Any], *args: Any) -> None:
+        """Have the hub call *fn* in its own greenlet."""
         raise NotImplementedError
 
     def wait_readable(self, fd: int, timeout: float | None = None) -> None:
@@ -117,24 +123,25 @@ class Hub:
             self.sleep(0.002)
         return held
 
+    def run_in_hub(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Run *fn* in the hub's own greenlet; return its result or raise its exception."""
+        outcome = Outcome(fn, *args)
+        self.call_soon(outcome.run)
+        self.wait_until(lambda: outcome.done)
+        return outcome.get()
+
+    def switch(self, task: Task, value: object = None) -> None:
+        """Have the hub switch into *task*'s greenlet out of turn, as a stray wake-up would."""
+        self.call_soon(task.greenlet.switch, value)
+
     def run_in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
         """Run *fn* in a native thread that has no hub, while this hub runs on."""
-        outcome: list[Any] = []
-        failure: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                outcome.append(fn(*args))
-            except BaseException as exc:
-                failure.append(exc)
-
-        thread = threading.Thread(target=run, daemon=True)
+        outcome = Outcome(fn, *args)
+        thread = threading.Thread(target=outcome.run, daemon=True)
         thread.start()
         self.wait_until(lambda: not thread.is_alive())
         thread.join()
-        if failure:
-            raise failure.pop()
-        return outcome.pop()
+        return outcome.get()
 
     @contextmanager
     def ticker(self, interval: float = 0.01) -> "Iterator[Ticker]":
@@ -199,9 +206,6 @@ def gevent_hub() -> Hub:
         def kill(self, exc: BaseException | type[BaseException] | None = None) -> None:
             self.greenlet.kill(gevent.GreenletExit if exc is None else exc, block=False)
 
-        def switch(self, value: object = None) -> None:
-            gevent.get_hub().loop.run_callback(self.greenlet.switch, value)
-
     class Gevent(Hub):
         name = "gevent"
         Timeout = gevent.Timeout
@@ -227,21 +231,8 @@ def gevent_hub() -> Hub:
                 sample.close()
             return samples
 
-        def run_in_hub(self, fn: Callable[[], Any]) -> Any:
-            outcome: list[Any] = []
-            failure: list[BaseException] = []
-
-            def run() -> None:
-                try:
-                    outcome.append(fn())
-                except BaseException as exc:
-                    failure.append(exc)
-
-            gevent.get_hub().loop.run_callback(run)
-            self.wait_until(lambda: outcome or failure)
-            if failure:
-                raise failure.pop()
-            return outcome.pop()
+        def call_soon(self, fn: Callable[..., Any], *args: Any) -> None:
+            gevent.get_hub().loop.run_callback(fn, *args)
 
         def wait_readable(self, fd: int, timeout: float | None = None) -> None:
             import gevent.socket
@@ -279,9 +270,6 @@ def eventlet_hub() -> Hub:
             # All three: with fewer it fails on a greenlet that has not run yet.
             self.greenlet.kill(type(exc), exc, None)
 
-        def switch(self, value: object = None) -> None:
-            eventlet.hubs.get_hub().schedule_call_global(0, self.greenlet.switch, value)
-
     class Eventlet(Hub):
         name = "eventlet"
         Timeout = eventlet.Timeout
@@ -301,21 +289,8 @@ def eventlet_hub() -> Hub:
             hub = eventlet.hubs.get_hub()
             return len(hub.get_readers()) + len(hub.get_writers()) + hub.get_timers_count() - hub.timers_canceled
 
-        def run_in_hub(self, fn: Callable[[], Any]) -> Any:
-            outcome: list[Any] = []
-            failure: list[BaseException] = []
-
-            def run() -> None:
-                try:
-                    outcome.append(fn())
-                except BaseException as exc:
-                    failure.append(exc)
-
-            eventlet.hubs.get_hub().schedule_call_global(0, run)
-            self.wait_until(lambda: outcome or failure)
-            if failure:
-                raise failure.pop()
-            return outcome.pop()
+        def call_soon(self, fn: Callable[..., Any], *args: Any) -> None:
+            eventlet.hubs.get_hub().schedule_call_global(0, fn, *args)
 
         def wait_readable(self, fd: int, timeout: float | None = None) -> None:
             eventlet.hubs.trampoline(fd, read=True, timeout=timeout)
