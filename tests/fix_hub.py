@@ -215,7 +215,7 @@ def gevent_hub() -> Hub:
         current = staticmethod(get_hub_if_exists)
 
         def spawn(self, fn: Callable[..., Any], *args: Any) -> Task:
-            task = GeventTask(fn, args)
+            task = GeventTask(fn, *args)
             task.greenlet = gevent.spawn(task.run)
             return task
 
@@ -278,7 +278,7 @@ def eventlet_hub() -> Hub:
         sleep = staticmethod(eventlet.sleep)
 
         def spawn(self, fn: Callable[..., Any], *args: Any) -> Task:
-            task = EventletTask(fn, args)
+            task = EventletTask(fn, *args)
             task.greenlet = eventlet.spawn(task.run)
             return task
 
