@@ -1,0 +1,311 @@
+"""The hub of this run, with the library's name hidden."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+NAME = os.environ.get("PSYCOGREEN_TEST_HUB", "gevent")
+
+# Longer than anything that works may take; a hang in the hub then fails one
+# test. pytest-timeout's limit is for hangs that the hub can't end.
+PATIENCE = 30
+
+
+class Outcome:
+    """What became of a function: no hub gets to report or swallow it.
+
+    gevent would turn GreenletExit into a result, KeyboardInterrupt would end
+    the test run.
+    """
+
+    def __init__(self, fn: Callable[..., Any], *args: Any) -> None:
+        self._fn, self._args = fn, args
+        self.done = False
+        self._result: Any = None
+        self._exc: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._result = self._fn(*self._args)
+        except BaseException as exc:  # noqa: BLE001
+            self._exc = exc
+        finally:
+            self.done = True
+            del self._fn, self._args
+
+    def get(self) -> Any:
+        """Return the function's result or raise its exception, once."""
+        exc, self._exc = self._exc, None
+        if exc is not None:
+            try:
+                raise exc
+            finally:
+                del exc  # its traceback holds this frame
+        return self._result
+
+
+class Task(Outcome):
+    """A function that runs in a greenlet of its own."""
+
+    greenlet: Any
+
+    def wait(self, timeout: float = PATIENCE) -> Any:
+        """Wait until the function ends; return its result or raise its exception.
+
+        Raises:
+            AssertionError: It did not end within *timeout* seconds.
+        """
+        self.join(timeout)
+        return self.get()
+
+    def join(self, timeout: float = PATIENCE) -> None:
+        """Wait until the function ends, whichever way."""
+        raise NotImplementedError
+
+    def kill(self, exc: BaseException | type[BaseException] | None = None) -> None:
+        """Throw *exc* (GreenletExit) into the greenlet, which may not wait for it."""
+        raise NotImplementedError
+
+
+class Hub:
+    """What the tests need of a coroutine library."""
+
+    name: str
+    #: The library's Timeout class.
+    Timeout: Any
+    #: The adapter: psycogreen.gevent or psycogreen.eventlet.
+    adapter: Any
+    #: The adapter's wait callback.
+    wait_callback: Callable[..., None]
+
+    def spawn(self, fn: Callable[..., Any], *args: Any) -> Task:
+        """Start *fn* in a new greenlet; it runs when the caller waits."""
+        raise NotImplementedError
+
+    def sleep(self, seconds: float = 0) -> None:
+        """Let others run for that long."""
+        raise NotImplementedError
+
+    def current(self) -> Any:
+        """Return the hub of this thread or None; never make one."""
+        raise NotImplementedError
+
+    def watched(self) -> int:
+        """Return how many watchers, listeners and timers the hub holds."""
+        raise NotImplementedError
+
+    def call_soon(self, fn: Callable[..., Any], *args: Any) -> None:
+        """Have the hub call *fn* in its own greenlet."""
+        raise NotImplementedError
+
+    def wait_readable(self, fd: int, timeout: float | None = None) -> None:
+        """Call the library's own wait function, as a user would."""
+        raise NotImplementedError
+
+    def run(self, fn: Callable[..., Any], *args: Any, timeout: float = PATIENCE) -> Any:
+        """Run *fn* in a greenlet; return its result or raise its exception."""
+        return self.spawn(fn, *args).wait(timeout)
+
+    def wait_until(self, condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
+        """Let others run until *condition* holds; return what it returned.
+
+        Raises:
+            AssertionError: It did not hold within *timeout* seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while not (held := condition()):
+            assert time.monotonic() < deadline, f"{condition} did not hold within {timeout} s"
+            self.sleep(0.002)
+        return held
+
+    def run_in_hub(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Run *fn* in the hub's own greenlet; return its result or raise its exception."""
+        outcome = Outcome(fn, *args)
+        self.call_soon(outcome.run)
+        self.wait_until(lambda: outcome.done)
+        return outcome.get()
+
+    def switch(self, task: Task, value: object = None) -> None:
+        """Have the hub switch into *task*'s greenlet out of turn, as a stray wake-up would."""
+        self.call_soon(task.greenlet.switch, value)
+
+    def run_in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Run *fn* in a native thread that has no hub, while this hub runs on."""
+        outcome = Outcome(fn, *args)
+        thread = threading.Thread(target=outcome.run, daemon=True)
+        thread.start()
+        self.wait_until(lambda: not thread.is_alive())
+        thread.join()
+        return outcome.get()
+
+    @contextmanager
+    def ticker(self, interval: float = 0.01) -> "Iterator[Ticker]":
+        """Count how often the hub runs another greenlet meanwhile."""
+        ticker = Ticker()
+        task = self.spawn(ticker.run, self.sleep, interval)
+        self.sleep(0)
+        try:
+            yield ticker
+        finally:
+            ticker.stop()
+            task.join()
+
+
+class Ticker:
+    """A greenlet that only sleeps and wakes: who stops the hub stops it."""
+
+    def __init__(self) -> None:
+        #: How often it woke.
+        self.ticks = 0
+        #: The longest time between two ticks, in seconds.
+        self.longest_gap = 0.0
+        self._last = time.monotonic()
+        self._running = True
+
+    def run(self, sleep: Callable[[float], None], interval: float) -> None:
+        self._last = time.monotonic()
+        while True:
+            sleep(interval)
+            if not self._running:
+                break
+            self._note()
+            self.ticks += 1
+
+    def stop(self) -> None:
+        # A hub that stood still until now had no chance to tick.
+        self._note()
+        self._running = False
+
+    def _note(self) -> None:
+        now = time.monotonic()
+        self.longest_gap = max(self.longest_gap, now - self._last)
+        self._last = now
+
+
+def gevent_hub() -> Hub:
+    import gc
+
+    import gevent
+    import gevent.hub
+    from gevent._hub_local import get_hub_if_exists
+
+    import psycogreen.gevent
+
+    class GeventTask(Task):
+        def join(self, timeout: float = PATIENCE) -> None:
+            self.greenlet.join(timeout)
+            assert self.greenlet.dead, f"{self.greenlet} did not end within {timeout} s"
+            if not self.done:  # killed before it ran
+                self._exc = self.greenlet.exception or self.greenlet.value
+
+        def kill(self, exc: BaseException | type[BaseException] | None = None) -> None:
+            self.greenlet.kill(gevent.GreenletExit if exc is None else exc, block=False)
+
+    class Gevent(Hub):
+        name = "gevent"
+        Timeout = gevent.Timeout
+        adapter = psycogreen.gevent
+        wait_callback = staticmethod(psycogreen.gevent.gevent_wait_callback)
+        sleep = staticmethod(gevent.sleep)
+        current = staticmethod(get_hub_if_exists)
+
+        def spawn(self, fn: Callable[..., Any], *args: Any) -> Task:
+            task = GeventTask(fn, *args)
+            task.greenlet = gevent.spawn(task.run)
+            return task
+
+        def watched(self) -> int:
+            # The loop has no list of its watchers.
+            kinds = tuple(type(w) for w in self._samples())
+            return sum(isinstance(found, kinds) and found.active for found in gc.get_objects())
+
+        def _samples(self) -> list[Any]:
+            loop = gevent.get_hub().loop
+            samples = [loop.io(0, 1), loop.timer(1)]
+            for sample in samples:
+                sample.close()
+            return samples
+
+        def call_soon(self, fn: Callable[..., Any], *args: Any) -> None:
+            gevent.get_hub().loop.run_callback(fn, *args)
+
+        def wait_readable(self, fd: int, timeout: float | None = None) -> None:
+            import gevent.socket
+
+            gevent.socket.wait_read(fd, timeout)
+
+    return Gevent()
+
+
+def eventlet_hub() -> Hub:
+    import eventlet
+    import eventlet.hubs
+
+    import psycogreen.eventlet
+
+    class EventletTask(Task):
+        def join(self, timeout: float = PATIENCE) -> None:
+            limit = eventlet.Timeout(timeout)
+            try:
+                self.greenlet.wait()
+            except BaseException as exc:
+                if exc is limit:
+                    raise AssertionError(f"{self.greenlet} did not end within {timeout} s") from None
+                if self.done:
+                    raise
+                self._exc = exc  # killed before it ran
+            finally:
+                limit.cancel()
+
+        def kill(self, exc: BaseException | type[BaseException] | None = None) -> None:
+            if exc is None:
+                self.greenlet.kill()
+                return
+            exc = exc() if isinstance(exc, type) else exc
+            # All three: with fewer it fails on a greenlet that has not run yet.
+            self.greenlet.kill(type(exc), exc, None)
+
+    class Eventlet(Hub):
+        name = "eventlet"
+        Timeout = eventlet.Timeout
+        adapter = psycogreen.eventlet
+        wait_callback = staticmethod(psycogreen.eventlet.eventlet_wait_callback)
+        sleep = staticmethod(eventlet.sleep)
+
+        def spawn(self, fn: Callable[..., Any], *args: Any) -> Task:
+            task = EventletTask(fn, *args)
+            task.greenlet = eventlet.spawn(task.run)
+            return task
+
+        def current(self) -> Any:
+            return getattr(eventlet.hubs._threadlocal, "hub", None)
+
+        def watched(self) -> int:
+            hub = eventlet.hubs.get_hub()
+            return len(hub.get_readers()) + len(hub.get_writers()) + hub.get_timers_count() - hub.timers_canceled
+
+        def call_soon(self, fn: Callable[..., Any], *args: Any) -> None:
+            eventlet.hubs.get_hub().schedule_call_global(0, fn, *args)
+
+        def wait_readable(self, fd: int, timeout: float | None = None) -> None:
+            eventlet.hubs.trampoline(fd, read=True, timeout=timeout)
+
+    return Eventlet()
+
+
+def pytest_report_header() -> str:
+    import psycogreen
+
+    selector = os.environ.get("GEVENT_LOOP" if NAME == "gevent" else "EVENTLET_HUB", "default")
+    return f"psycogreen: {psycogreen.implementation} loop on {NAME} ({selector})"
+
+
+@pytest.fixture(scope="session")
+def hub() -> Hub:
+    """The hub that PSYCOGREEN_TEST_HUB names."""
+    return {"gevent": gevent_hub, "eventlet": eventlet_hub}[NAME]()
