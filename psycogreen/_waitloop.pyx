@@ -12,6 +12,7 @@ import os
 import weakref
 
 from cpython.object cimport PyObject
+from cpython.pystate cimport PyThreadState_GetDict
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_XDECREF
 from libc.errno cimport EBADF, EEXIST, errno
@@ -219,14 +220,7 @@ cdef class Reactor:
         self.watch = adapter.watch(hub, self.instance.epfd, self.bell)
 
     def __del__(self):
-        global latest
-        if latest == <PyObject *>self:
-            latest = NULL
-        if self.bell is not None:
-            self.bell.reactor = NULL
-        if self.watch is not None:
-            self.watch.stop()
-            self.watch = None
+        self.retire()
 
     def __dealloc__(self):
         global instances
@@ -238,6 +232,20 @@ cdef class Reactor:
             link = &link[0].next
         if self.instance.epfd >= 0:
             close(self.instance.epfd)
+
+    cdef int retire(self) except -1:
+        """Leave the hub, for good."""
+        global latest
+        if latest == <PyObject *>self:
+            latest = NULL
+        if self.bell is not None:
+            self.bell.reactor = NULL
+        if self.watch is not None:
+            self.watch.stop()
+            self.watch = None
+        if self.parked:
+            _orphans.append(self)
+        return 0
 
     cdef Socket socket(self, conn):
         """Return the record of *conn*, None if it was not adopted."""
@@ -448,17 +456,18 @@ cdef class Reactor:
 
 cdef Reactor reactor_of(adapter, hub):
     """Return the reactor of *hub*, a new one if need be; None where there is no epoll."""
-    cdef Reactor reactor = getattr(hub, "_psycogreen_reactor", None)
-    if reactor is not None and reactor.forks == forks and reactor.adapter is adapter:
-        return reactor
-    if reactor is not None and reactor.watch is not None:
-        reactor.watch.stop()
-        reactor.watch = None
+    # It lives and dies with the thread. The thread's hub may be replaced.
+    cdef dict local = <dict>PyThreadState_GetDict()
+    cdef Reactor reactor = local.get(adapter)
+    if reactor is not None:
+        if reactor.hub is hub and reactor.forks == forks:
+            return reactor
+        reactor.retire()
     try:
         reactor = Reactor(adapter, hub)
     except OSError:
         return None
-    hub._psycogreen_reactor = reactor
+    local[adapter] = reactor
     return reactor
 
 
@@ -585,20 +594,19 @@ cdef void after_fork_in_child() noexcept nogil:
 pthread_atfork(NULL, NULL, after_fork_in_child)
 
 
-def keep_parents_greenlets():
-    """Keep the greenlets that were parked at the fork.
+# Reactors with greenlets that nothing will wake: those of a hub that was
+# replaced, and after a fork those of the parent. To collect the greenlets would
+# end their connections, which the parent uses.
+_orphans = []
 
-    In the child nothing wakes them, but collecting them would end their
-    connections, which the parent uses.
-    """
+
+def keep_parents_greenlets():
     cdef Instance *instance = instances
     while instance != NULL:
         if (<Reactor>instance.reactor).parked:
-            _parents.append(<Reactor>instance.reactor)
+            _orphans.append(<Reactor>instance.reactor)
         instance = instance.next
 
-
-_parents = []
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=keep_parents_greenlets)

@@ -1,5 +1,6 @@
 """psycopg2 on gevent."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,8 @@ class _Gevent:
         return _Watch(hub.loop.io(fd, 1, ref=False), callback)
 
     def report(self, hub: Any, exc: BaseException) -> None:
-        hub.handle_error(None, type(exc), exc, exc.__traceback__)
+        # Without a context, gevent takes any error for one of the system.
+        hub.handle_error("psycogreen: greenlet", type(exc), exc, exc.__traceback__)
 
     def misdirected(self, hub: Any, result: object) -> None:
         raise InvalidSwitchError(f"Invalid switch into a greenlet that waits for PostgreSQL: got {result!r}")
@@ -54,8 +56,10 @@ class _Watch:
         self._watcher.ref = awaited
 
     def stop(self) -> None:
-        self._watcher.stop()
-        self._watcher.close()
+        if getattr(self._watcher.loop, "ptr", True):  # else it was destroyed, as libev's and libuv's tell by turns
+            with contextlib.suppress(ValueError):
+                self._watcher.stop()
+                self._watcher.close()
 
 
 @wait_callback(_Gevent())

@@ -1,0 +1,491 @@
+"""What can go wrong when parks do not go through the hub.
+
+Each test stands for a way in which a reactor can lose, mix up or starve its
+greenlets. They hold for the pure loop as well, which has no reactor.
+"""
+
+import copy
+import gc
+import os
+import select
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import greenlet
+import psycopg2
+import pytest
+from fix_hub import NAME
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class Pipe:
+    """A connection of two sockets: ready when it is written to."""
+
+    def __init__(self):
+        self.mine, self.theirs = socket.socketpair()
+        self.mine.setblocking(False)
+        self.fd = self.mine.fileno()
+        self.polls = 0
+
+    def fileno(self):
+        return self.fd
+
+    def poll(self):
+        self.polls += 1
+        try:
+            return 0 if self.mine.recv(1) else 1
+        except BlockingIOError:
+            return 1
+
+    def answer(self):
+        self.theirs.send(b"x")
+
+
+@pytest.fixture
+def pipe(hub):
+    """Make pipes that the reactor knows: their first wait has ended well."""
+    pipes = []
+
+    def make():
+        pipes.append(Pipe())
+        for _ in range(2):
+            task = hub.spawn(hub.wait_callback, pipes[-1])
+            hub.sleep(0)
+            pipes[-1].answer()
+            task.wait()
+        pipes[-1].polls = 0
+        return pipes[-1]
+
+    yield make
+    for made in pipes:
+        made.mine.close()
+        made.theirs.close()
+
+
+def cpu_share(hub, seconds=0.4):
+    """Return the share of a processor that this process takes while all wait."""
+    cpu, wall = time.process_time(), time.monotonic()
+    hub.sleep(seconds)
+    return (time.process_time() - cpu) / (time.monotonic() - wall)
+
+
+def test_a_parked_greenlet_that_nobody_else_refers_to(hub, connect):
+    results = []
+
+    def query():
+        cursor = connection.cursor()
+        cursor.execute("SELECT 1")
+        cursor.execute("SELECT pg_sleep(0.1), 'answer'")
+        results.append(cursor.fetchone()[1])
+
+    connection = hub.run(connect)
+    hub.call_soon(greenlet.greenlet(query, hub.run_in_hub(greenlet.getcurrent)).switch)
+    for _ in range(20):
+        hub.sleep(0)
+        gc.collect()
+    hub.wait_until(lambda: results)
+    assert results == ["answer"]
+
+
+def test_a_descriptor_that_is_used_again(hub, connect):
+    def old_and_new():
+        old = connect()
+        query(old)
+        fd = old.fileno()
+        old.close()
+        new = connect()
+        assert new.fileno() == fd
+        query(new)
+        return old, new
+
+    def query(connection):
+        cursor = connection.cursor()
+        for _ in range(3):
+            cursor.execute("SELECT pg_sleep(0.01)")
+
+    old, new = hub.run(old_and_new)
+    for cell in connect.__closure__:
+        if isinstance(cell.cell_contents, list):
+            cell.cell_contents.remove(old)
+    del old
+    gc.collect()
+    hub.run(query, new)
+
+
+def test_the_descriptor_may_change_while_connecting(hub, green, tcp_dsn):
+    with socket.socket() as refusing:
+        refusing.bind(("127.0.0.1", 0))
+        closed = refusing.getsockname()[1]
+        given = psycopg2.extensions.parse_dsn(tcp_dsn)
+        given.update(
+            host=",".join([given["host"]] * 3), hostaddr="127.0.0.1,127.0.0.1,127.0.0.1", port=f"{closed},{closed},{given['port']}"
+        )
+
+        def use():
+            connection = psycopg2.connect(**given)
+            cursor = connection.cursor()
+            for number in range(3):
+                cursor.execute("SELECT %s, pg_sleep(0.001)", (number,))
+                assert cursor.fetchone()[0] == number
+            connection.close()
+
+        for _ in range(10):
+            for task in [hub.spawn(use) for _ in range(5)]:
+                task.wait()
+
+
+def test_an_idle_connection_that_the_server_closes(hub, connect):
+    idle, other = hub.run(connect), hub.run(connect)
+
+    def pid(connection):
+        cursor = connection.cursor()
+        for _ in range(3):
+            cursor.execute("SELECT pg_backend_pid()")
+        return cursor.fetchone()[0]
+
+    doomed = hub.run(pid, idle)
+    hub.run(lambda: other.cursor().execute("SELECT pg_terminate_backend(%s)", (doomed,)))
+    hub.wait_until(lambda: select.select([idle], [], [], 0)[0])
+    assert cpu_share(hub) < 0.3
+    with pytest.raises(psycopg2.OperationalError):
+        hub.run(pid, idle)
+
+
+def test_an_idle_connection_that_is_notified(hub, connect):
+    idle, other = hub.run(connect), hub.run(connect)
+    idle.autocommit = other.autocommit = True
+
+    def execute(connection, query):
+        cursor = connection.cursor()
+        cursor.execute(query)
+        return cursor
+
+    for _ in range(3):
+        hub.run(execute, idle, "LISTEN quiet")
+    for _ in range(3):
+        hub.run(execute, other, "NOTIFY quiet")
+        hub.wait_until(lambda: select.select([idle], [], [], 0)[0])
+        assert cpu_share(hub) < 0.3
+        # The user's own wait for notifications stands beside the reactor.
+        hub.run(hub.wait_readable, idle.fileno(), 5)
+        assert hub.run(execute, idle, "SELECT pg_sleep(0.01), 7").fetchone()[1] == 7
+        assert len(idle.notifies) == 1
+        del idle.notifies[:]
+
+
+def test_an_event_of_a_socket_that_was_replaced_in_the_same_batch(hub, pipe):
+    first, second, third = pipe(), pipe(), pipe()
+
+    def replace():
+        hub.wait_callback(first)
+        # The event of the second is fetched already. Its descriptor becomes a
+        # silent one, for which this greenlet waits.
+        os.dup2(third.fd, second.fd)
+        third.fd = second.fd
+        hub.wait_callback(third)
+
+    task = hub.spawn(replace)
+    hub.sleep(0)
+    first.answer()
+    second.answer()
+    hub.wait_until(lambda: third.polls)
+    for _ in range(5):
+        hub.sleep(0)
+    assert third.polls == 1
+    third.answer()
+    task.wait()
+    assert third.polls == 2
+
+
+def test_connections_that_another_greenlet_of_the_batch_frees(hub, green, dsn):
+    def use(number):
+        for _ in range(20):
+            try:
+                cursor = psycopg2.connect(dsn).cursor()
+                for _ in range(3):
+                    cursor.execute("SELECT pg_sleep(0.001)")
+                if number % 2:
+                    tasks[number - 1].kill(psycopg2.InterfaceError("killed"))
+                del cursor
+                gc.collect()
+            except psycopg2.InterfaceError:
+                pass
+
+    tasks = [hub.spawn(use, number) for number in range(8)]
+    for number, task in enumerate(tasks):
+        task.join()
+        if number % 2:
+            task.wait()
+
+
+def test_a_greenlet_that_dies_in_the_dispatch(hub, pipe, capfd):
+    pipes = [pipe() for _ in range(6)]
+    woken = []
+
+    def run(number):
+        hub.wait_callback(pipes[number])
+        woken.append(number)
+        if number % 2:
+            raise ValueError(f"from number {number}")
+
+    loop = hub.run_in_hub(greenlet.getcurrent)
+    for number in range(6):
+        hub.call_soon(greenlet.greenlet(run, loop).switch, number)
+    hub.sleep(0.01)
+    for ready in pipes:
+        ready.answer()
+    hub.wait_until(lambda: len(woken) == 6)
+    reported = capfd.readouterr().err
+    assert [number for number in range(6) if f"from number {number}" in reported] == [1, 3, 5]
+    # And the reactor goes on.
+    task = hub.spawn(hub.wait_callback, pipes[0])
+    hub.sleep(0)
+    pipes[0].answer()
+    task.wait()
+
+
+def test_large_results_leave_the_others_their_turn(hub, connect):
+    def read():
+        cursor = connect().cursor()
+        cursor.execute("SELECT repeat('x', 1000) FROM generate_series(1, 50000)")
+        return sum(len(row[0]) for row in cursor)
+
+    with hub.ticker(0.005) as ticker:
+        tasks = [hub.spawn(read) for _ in range(4)]
+        assert [task.wait() for task in tasks] == [50_000_000] * 4
+    assert ticker.ticks > 20
+
+
+def test_threads_with_hubs_of_their_own(hub, connect):
+    def one_thread():
+        if NAME == "gevent":
+            import gevent
+
+            run = lambda fn: gevent.spawn(fn).get()  # noqa: E731
+            leave = lambda: gevent.get_hub().destroy(destroy_loop=True)  # noqa: E731
+        else:
+            import eventlet
+            import eventlet.hubs
+
+            run = lambda fn: eventlet.spawn(fn).wait()  # noqa: E731
+            leave = lambda: eventlet.hubs.get_hub().abort(wait=True)  # noqa: E731
+
+        def query():
+            connection = connect()
+            cursor = connection.cursor()
+            for number in range(5):
+                cursor.execute("SELECT %s, pg_sleep(0.001)", (number,))
+                assert cursor.fetchone()[0] == number
+            connection.close()
+            return True
+
+        try:
+            results.append(run(query))
+        finally:
+            leave()
+
+    def generation():
+        threads = [threading.Thread(target=one_thread) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        hub.wait_until(lambda: not any(thread.is_alive() for thread in threads))
+        for thread in threads:
+            thread.join()
+
+    def reactors():
+        gc.collect()
+        return sum(type(found).__name__ == "Reactor" for found in gc.get_objects())
+
+    results = []
+    generation()
+    before = reactors()
+    for _ in range(3):
+        generation()
+    assert results == [True] * 20
+    assert reactors() <= before
+
+
+def script(body, **environ):
+    """Run *body* in a process of its own; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(body)],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+PREPARE = {
+    "gevent": """
+        import gevent, gevent.os
+        from psycogreen.gevent import make_psycopg_green
+        spawn, sleep, fork = gevent.spawn, gevent.sleep, gevent.os.fork_gevent
+        def wait(task): return task.get()
+        def renew(): pass
+    """,
+    "eventlet": """
+        import eventlet, eventlet.hubs
+        from psycogreen.eventlet import make_psycopg_green
+        spawn, sleep, fork = eventlet.spawn, eventlet.sleep, os.fork
+        def wait(task): return task.wait()
+        def renew(): eventlet.hubs.use_hub()
+    """,
+}
+COMMON = """
+    import os, sys, time, gc, psycopg2, select
+    {}
+    make_psycopg_green()
+    def query(connection, sql="SELECT 1", times=3):
+        cursor = connection.cursor()
+        for _ in range(times):
+            cursor.execute(sql)
+        return cursor.fetchone()[0]
+"""
+
+
+def prepared(body):
+    head = textwrap.dedent(COMMON).format(textwrap.dedent(PREPARE[NAME]))
+    return head + textwrap.dedent(body)
+
+
+@pytest.mark.skipif(NAME != "gevent", reason="eventlet's hub does not end by itself")
+def test_the_hub_ends_beside_idle_connections(dsn):
+    script(
+        prepared("""
+            connection = wait(spawn(psycopg2.connect, os.environ["DSN"]))
+            wait(spawn(query, connection))
+            begun = time.monotonic()
+            assert gevent.wait(timeout=20)
+            assert gevent.get_hub().join(timeout=20)
+            assert time.monotonic() - begun < 10
+            # A single greenlet that is parked is no reason for LoopExit.
+            connection = psycopg2.connect(os.environ["DSN"])
+            assert query(connection, "SELECT 5 FROM pg_sleep(0.1)") == 5
+        """),
+        DSN=dsn,
+    )
+
+
+def test_fork(dsn):
+    printed = script(
+        prepared("""
+            connections = [wait(spawn(psycopg2.connect, os.environ["DSN"])) for _ in range(3)]
+            for connection in connections:
+                wait(spawn(query, connection))
+            parked = spawn(query, connections[0], "SELECT 7 FROM pg_sleep(0.5)", 1)
+            sleep(0.1)
+            child = fork()
+            if child == 0:
+                code = 1
+                try:
+                    renew()
+                    for _ in range(3):
+                        connection = wait(spawn(psycopg2.connect, os.environ["DSN"]))
+                        assert wait(spawn(query, connection, "SELECT 3 FROM pg_sleep(0.01)")) == 3
+                        connection.close()
+                        gc.collect()
+                    code = 0
+                finally:
+                    os._exit(code)
+            assert wait(parked) == 7
+            for connection in connections:
+                assert wait(spawn(query, connection, "SELECT 4 FROM pg_sleep(0.01)")) == 4
+            while True:
+                pid, status = os.waitpid(child, os.WNOHANG)
+                if pid:
+                    break
+                sleep(0.01)
+            for connection in connections:
+                assert wait(spawn(query, connection, "SELECT 4 FROM pg_sleep(0.01)")) == 4
+            print("child", status)
+        """),
+        DSN=dsn,
+    )
+    assert printed == "child 0\n"
+
+
+def test_a_descriptor_that_a_child_still_holds(dsn):
+    printed = script(
+        prepared("""
+            held, other = (wait(spawn(psycopg2.connect, os.environ["DSN"])) for _ in range(2))
+            pid = wait(spawn(query, held, "SELECT pg_backend_pid()"))
+            wait(spawn(query, other))
+            reading, writing = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.close(writing)
+                os.read(reading, 1)
+                os._exit(0)
+            os.close(reading)
+            fd = held.fileno()
+            held.close()  # the server answers by closing its end
+            replacement = wait(spawn(psycopg2.connect, os.environ["DSN"]))
+            for _ in range(3):
+                assert wait(spawn(query, replacement, "SELECT 8 FROM pg_sleep(0.02)")) == 8
+            assert wait(spawn(query, other, "SELECT 9 FROM pg_sleep(0.01)")) == 9
+            cpu, wall = time.process_time(), time.monotonic()
+            sleep(0.4)
+            print((time.process_time() - cpu) / (time.monotonic() - wall) < 0.3)
+            for connection in (other, replacement):
+                assert wait(spawn(query, connection, "SELECT 9 FROM pg_sleep(0.01)")) == 9
+            os.close(writing)
+            os.waitpid(child, 0)
+        """),
+        DSN=dsn,
+    )
+    assert printed == "True\n"
+
+
+def test_a_hub_that_is_replaced(dsn):
+    replace = {
+        "gevent": "gevent.get_hub().destroy(destroy_loop=True)",
+        "eventlet": "eventlet.hubs.use_hub()",
+    }[NAME]
+    printed = script(
+        prepared("""
+            import threading
+            def use():
+                connection = wait(spawn(psycopg2.connect, os.environ["DSN"]))
+                for connection in [connection, kept]:
+                    assert wait(spawn(query, connection, "SELECT 6 FROM pg_sleep(0.01)")) == 6
+                    assert query(connection, "SELECT 6 FROM pg_sleep(0.01)") == 6
+            kept = psycopg2.connect(os.environ["DSN"])
+            use()
+            for _ in range(3):
+                REPLACE
+                use()
+            print("used")
+        """).replace("REPLACE", replace),
+        DSN=dsn,
+    )
+    assert printed == "used\n"
+
+
+def test_a_connection_that_moves_between_threads(hub, connect):
+    def query(connection, number):
+        cursor = connection.cursor()
+        cursor.execute("SELECT %s, pg_sleep(0.002)", (number,))
+        return cursor.fetchone()[0]
+
+    connection = hub.run(connect)
+    for number in range(10):
+        assert hub.run(query, connection, number) == number
+        assert hub.run_in_thread(query, connection, number) == number
+
+
+def test_twice_the_same_socket(hub, pipe):
+    one = pipe()
+    two = copy.copy(one)
+    for waited in (two, one, two, one):
+        task = hub.spawn(hub.wait_callback, waited)
+        hub.sleep(0)
+        one.answer()
+        task.wait()
