@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 
 bin = $(VENV)/bin
-pip = $(bin)/python -m pip --quiet --disable-pip-version-check
+pip = $(bin)/python -m pip -qq --disable-pip-version-check
 sources = pyproject.toml setup.py psycogreen/_waitloop.pyx
 
 .PHONY: demo test bench lint dist clean
@@ -20,7 +20,7 @@ bench: $(VENV)/dev-installed
 
 lint: $(VENV)/dev-installed
 	$(bin)/ruff check .
-	$(bin)/cython-lint psycogreen
+	PATH="$(abspath $(bin)):$$PATH" cython-lint psycogreen
 	$(bin)/mypy
 
 dist: $(VENV)/dev-installed

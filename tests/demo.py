@@ -86,7 +86,8 @@ def show(dsn):
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(highlight=False)
-    console.print(f"{QUERIES} times SELECT pg_sleep({SECONDS}), each on a connection of its own, on {server_name(dsn)}")
+    console.print(f"{QUERIES} times SELECT pg_sleep({SECONDS}), each on a connection of its own")
+    console.print(f"Server: {server_name(dsn)}", soft_wrap=True)
     columns = TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     runs = []
     with Progress(*columns, console=console) as progress:
@@ -132,7 +133,8 @@ def timeline(console, runs):
         for first in range(0, QUERIES, 4):
             # A character of Braille is 2 dots wide and 4 high; its code has a bit for each dot.
             row = [0] * columns
-            for dots, (start, end) in zip(((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80)), run.spans[first:]):
+            rows = (0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80)
+            for dots, (start, end) in zip(rows, run.spans[first : first + 4], strict=True):
                 for x in range(int(start * scale), int(end * scale) + 1):
                     row[x // 2] |= dots[x % 2]
             label = run.way if first == 0 else ""
