@@ -7,13 +7,16 @@ bin = $(VENV)/bin
 pip = $(bin)/python -m pip -qq --disable-pip-version-check
 sources = pyproject.toml setup.py psycogreen/_waitloop.pyx
 
-.PHONY: demo test bench lint dist clean
+.PHONY: demo test test-core bench lint dist clean
 
 demo: $(VENV)/demo-installed
 	@$(bin)/python tests/demo.py
 
 test: $(VENV)/dev-installed
 	$(bin)/python tests/run_matrix.py
+
+test-core: $(VENV)/dev-installed
+	$(bin)/python tests/run_matrix.py -m core
 
 bench: $(VENV)/dev-installed
 	$(bin)/python benchmarks/bench.py
@@ -28,7 +31,7 @@ dist: $(VENV)/dev-installed
 	$(bin)/twine check --strict dist/*
 
 clean:
-	rm -rf build dist *.egg-info psycogreen/*.so $(VENV)
+	rm -rf build dist *.egg-info psycogreen/*.so $(VENV) .venvs
 
 $(VENV)/pip-installed:
 	$(PYTHON) -m venv $(VENV)
