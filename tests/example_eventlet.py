@@ -6,7 +6,7 @@ take little more than half a second: all ask before the first is told.
 
 import eventlet
 
-eventlet.monkey_patch()
+eventlet.monkey_patch(psycopg=False)  # psycogreen takes the place of its own wait callback
 
 from example_jobs import ask_database, ask_web_server  # noqa: E402
 from example_servers import database, slow_web_server  # noqa: E402
