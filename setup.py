@@ -5,22 +5,21 @@ import sys
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError, CompileError, LinkError
 
 
-class OptionalBuildExt(build_ext):
-    """Go on without the extension where it can't be compiled."""
-
-    def run(self):
-        try:
-            super().run()
-        except Exception as exc:
-            pure(exc)
+class BuildExt(build_ext):
+    def initialize_options(self):
+        super().initialize_options()
+        # Keep the generated C out of the sources, and so out of sdists.
+        self.cython_c_in_temp = True
 
     def build_extension(self, ext):
         try:
             super().build_extension(ext)
-        except Exception as exc:
+        except (BaseError, CompileError, LinkError) as exc:
             pure(exc)
+            raise  # setuptools goes on: the extension is optional
 
 
 def pure(why):
@@ -31,18 +30,16 @@ def extensions():
     if os.environ.get("PSYCOGREEN_NO_EXTENSIONS", "0") not in ("", "0"):
         pure("PSYCOGREEN_NO_EXTENSIONS is set")
         return []
-    try:
-        import greenlet
-        from Cython.Build import cythonize
-    except ImportError as exc:
-        pure(exc)
-        return []
-    waitloop = Extension(
-        "psycogreen._waitloop",
-        ["psycogreen/_waitloop.pyx"],
-        include_dirs=[os.path.dirname(greenlet.__file__)],
-    )
-    return cythonize([waitloop])
+    import greenlet
+
+    return [
+        Extension(
+            "psycogreen._waitloop",
+            ["psycogreen/_waitloop.pyx"],
+            include_dirs=[os.path.dirname(greenlet.__file__)],
+            optional=True,
+        )
+    ]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuildExt})
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})

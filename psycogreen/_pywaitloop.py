@@ -22,7 +22,7 @@ def wait_callback(hub: Hub) -> Callable[[Callable[..., None]], Callable[..., Non
     """
 
     def decorate(stub: Callable[..., None]) -> Callable[..., None]:
-        (unlimited,) = stub.__defaults__  # type: ignore[attr-defined]
+        (unlimited,) = stub.__defaults__  # type: ignore[misc]
 
         def wait(conn: Any, timeout: Any = unlimited) -> None:
             while True:

@@ -18,7 +18,7 @@ from cpython.ref cimport Py_XDECREF
 from libc.errno cimport EBADF, EEXIST, errno
 from libc.stdint cimport uint32_t, uint64_t
 
-from psycogreen._park import park
+from psycogreen._park import park as park_in_hub
 
 implementation = "cython"
 
@@ -565,7 +565,7 @@ def wait_callback(adapter):
                             woken = True
                             since = 0
                             continue
-                park(adapter, conn, state, timeout)
+                park_in_hub(adapter, conn, state, timeout)
 
         return functools.update_wrapper(wait, stub)
 

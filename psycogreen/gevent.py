@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent.monkey
-from gevent.exceptions import InvalidSwitchError
 from gevent._hub_local import get_hub_if_exists
+from gevent.exceptions import InvalidSwitchError
 from gevent.socket import wait_read, wait_write
 
 from psycogreen._loop import wait_callback

@@ -32,7 +32,7 @@ class Outcome:
     def run(self) -> None:
         try:
             self._result = self._fn(*self._args)
-        except BaseException as exc:  # noqa: BLE001
+        except BaseException as exc:
             self._exc = exc
         finally:
             self.done = True

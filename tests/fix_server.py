@@ -1,36 +1,11 @@
 """The servers that the tests ask."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from helpers import helper
 from pgserver import system_server
-
-
-@contextmanager
-def server(*arguments: str) -> Iterator[str]:
-    """Run a server in a process of its own; yield its DSN.
-
-    It ends with its standard input, so also when this process is killed.
-    """
-    program = Path(__file__).with_name("pgserver.py")
-    process = subprocess.Popen(
-        [sys.executable, program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin and process.stdout
-    try:
-        dsn = process.stdout.readline().strip()
-        if not dsn:
-            raise RuntimeError(f"no server: {program.name} ended with status {process.wait()}, its errors are above")
-        yield dsn
-    finally:
-        process.stdin.close()
-        process.wait()
-        process.stdout.close()
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +15,7 @@ def dsn() -> Iterator[str]:
     if named:
         yield named
         return
-    with server() as started:
+    with helper("pgserver.py") as started:
         yield started
 
 
@@ -53,7 +28,7 @@ def tls_dsn() -> Iterator[str]:
         return
     if system_server() is None:
         pytest.skip("no PostgreSQL server of the system: apt-get install postgresql (for TCP and TLS)")
-    with server("--tls") as started:
+    with helper("pgserver.py", "--tls") as started:
         yield started
 
 

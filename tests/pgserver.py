@@ -13,6 +13,7 @@ import glob
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -99,6 +100,8 @@ def wait_for_the_end_of_input(dsn: str) -> None:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C: timeout(1) signals the whole process group, and the server is not in it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Not pytest's directory: that one is closed to the server's user.
     directory = Path(tempfile.mkdtemp(prefix="psycogreen-pg-"))
     directory.chmod(0o755)

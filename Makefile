@@ -1,0 +1,47 @@
+# The first command typed may be any of demo, test, bench and lint: each makes the
+# virtual environment that it needs, with whatever Python 3.10 or later PYTHON names.
+PYTHON ?= python3
+VENV ?= .venv
+
+bin = $(VENV)/bin
+pip = $(bin)/python -m pip -qq --disable-pip-version-check
+sources = pyproject.toml setup.py psycogreen/_waitloop.pyx
+
+.PHONY: demo test test-core bench lint dist clean
+
+demo: $(VENV)/demo-installed
+	@$(bin)/python tests/demo.py
+
+test: $(VENV)/dev-installed
+	$(bin)/python tests/run_matrix.py
+
+test-core: $(VENV)/dev-installed
+	$(bin)/python tests/run_matrix.py -m core
+
+bench: $(VENV)/dev-installed
+	$(bin)/python benchmarks/bench.py
+
+lint: $(VENV)/dev-installed
+	$(bin)/ruff check .
+	PATH="$(abspath $(bin)):$$PATH" cython-lint psycogreen
+	$(bin)/mypy
+
+dist: $(VENV)/dev-installed
+	$(bin)/python -m build
+	$(bin)/twine check --strict dist/*
+
+clean:
+	rm -rf build dist *.egg-info psycogreen/*.so $(VENV) .venvs
+
+$(VENV)/pip-installed:
+	$(PYTHON) -m venv $(VENV)
+	$(pip) install --upgrade pip
+	@touch $@
+
+$(VENV)/demo-installed: $(VENV)/pip-installed $(sources)
+	$(pip) install --group demo --editable '.[gevent,eventlet,binary]'
+	@touch $@
+
+$(VENV)/dev-installed: $(VENV)/pip-installed $(sources)
+	$(pip) install --group dev --editable '.[gevent,eventlet,binary]'
+	@touch $@

@@ -1,0 +1,3 @@
+from psycogreen._pywaitloop import wait_callback as wait_callback
+
+implementation: str

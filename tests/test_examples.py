@@ -1,0 +1,42 @@
+"""The scripts that a person runs: the examples and the demo."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def run(script: str, dsn: str) -> str:
+    return subprocess.run(
+        [sys.executable, HERE / script],
+        env={**os.environ, "DATABASE_URL": dsn, "COLUMNS": "100"},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+
+
+def test_example(hub, dsn):
+    told = [line.split(maxsplit=4) for line in run(f"example_{hub.name}.py", dsn).splitlines()]
+    assert all(line[1] == "s" for line in told)
+    events = [(f"{kind} {number}", what) for _, _, kind, number, what in told]
+    everybody = sorted(f"{kind} {n}" for kind in ("query", "request") for n in (1, 2, 3))
+    # All ask before the first is told: the waits overlap.
+    assert sorted(events[:6]) == [(name, "asks") for name in everybody]
+    assert sorted(events[6:]) == [(name, "was told: done") for name in everybody]
+
+
+def test_demo(hub, dsn):
+    pytest.importorskip("rich")
+    shown = run("demo.py", dsn)
+    assert shown.count("40/40") == 3
+    rows = re.findall(r"^ +(\w+) +(\d+\.\d\d) s +(\d+\.\d) x +(.*?) *$", shown, re.M)
+    assert [row[0] for row in rows] == ["blocking", "gevent", "eventlet"]
+    blocking, *green = (float(row[1]) for row in rows)
+    assert blocking >= 4.0  # one after the other, whatever the machine
+    assert all(seconds < blocking / 4 for seconds in green)

@@ -1,0 +1,114 @@
+"""What is built, and what is installed where the extension can't be."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+import psycogreen
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def run(*command, **kwargs):
+    """Run *command*; return what it prints, which a failure shows."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory):
+    """The sdist, and the wheel that was built from it."""
+    directory = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--outdir", directory, ROOT, env=environment())
+    (sdist,) = directory.glob("*.tar.gz")
+    (wheel,) = directory.glob("*.whl")
+    return sdist, wheel
+
+
+def environment(**changes):
+    """The environment without what would choose the loop or the psycogreen."""
+    unwanted = {"PSYCOGREEN_NO_EXTENSIONS", "PYTHONPATH", "CC"}
+    return {name: value for name, value in os.environ.items() if name not in unwanted} | changes
+
+
+def test_sdist_holds_the_sources(dist):
+    sdist, _ = dist
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"psycogreen/_waitloop.pyx", "setup.py", "pyproject.toml", "LICENSE", "Makefile"} <= names
+    assert "tests/test_packaging.py" in names
+    assert not [name for name in names if name.endswith((".c", ".so", ".pyc"))]
+
+
+def test_wheel_holds_the_package_and_nothing_else(dist):
+    _, wheel = dist
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    expected = {f"psycogreen/{path.name}" for path in (ROOT / "psycogreen").glob("*.py*")}
+    expected = {name for name in expected if name.endswith((".py", ".pyi"))}
+    expected |= {"psycogreen/py.typed", f"psycogreen/_waitloop{suffix}"}
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name for name in names if ".dist-info/" not in name} == expected
+
+
+def test_metadata(dist):
+    sdist, wheel = dist
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    metadata = Parser().parsestr(archive.read(name).decode())
+    assert metadata["Version"] == psycogreen.__version__
+    assert metadata["License-Expression"] == "BSD-3-Clause"
+    assert metadata["Requires-Python"] == ">=3.10"
+    assert sorted(metadata.get_all("Provides-Extra")) == ["binary", "eventlet", "gevent"]
+    # Users choose psycopg2 or psycopg2-binary, and their hub.
+    assert all("extra ==" in requirement for requirement in metadata.get_all("Requires-Dist"))
+    run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        pytest.param({"CC": "false"}, id="compiler that fails"),
+        pytest.param({"PATH": "/nowhere"}, id="no compiler"),
+        pytest.param({"PSYCOGREEN_NO_EXTENSIONS": "1"}, id="not wanted"),
+    ],
+)
+def test_install_without_the_extension(conditions, dist, dsn, tmp_path):
+    """``pip install`` succeeds, says so, and what it installed works."""
+    sdist, _ = dist
+    python = make_venv(tmp_path / "venv")
+    pip = sys.executable, "-m", "pip", "--python", python
+    log = run(*pip, "install", "-v", "--no-deps", "--no-cache-dir", sdist, env=environment(**conditions))
+    assert "psycogreen: compiled wait loop not built (" in log
+    assert "installing the pure Python one" in log
+
+    # From another directory, where no psycogreen but the installed one is found.
+    program = "import psycogreen; print(psycogreen.implementation, psycogreen.__file__)"
+    implementation, file = run(python, "-c", program, cwd=tmp_path, env=environment()).split()
+    assert implementation == "python"
+    assert Path(file).is_relative_to(tmp_path)
+    for hub in "gevent", "eventlet":
+        env = environment(PSYCOGREEN_TEST_HUB=hub, PSYCOGREEN_TEST_DSN=dsn)
+        options = "-m", "core", "-p", "no:cacheprovider"
+        log = run(python, "-m", "pytest", *options, ROOT / "tests", cwd=tmp_path, env=env)
+        assert f"psycogreen: python loop on {hub}" in log
+
+
+def make_venv(directory):
+    """A new environment that finds the packages of this one, but not its psycogreen."""
+    venv.create(directory, symlinks=True)
+    python = directory / "bin" / "python"
+    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    # Files there are found; its own .pth files, among them an editable psycogreen's, are not read.
+    Path(site, "packages-of-the-tests.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
