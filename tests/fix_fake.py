@@ -146,6 +146,15 @@ class FakeConnection:
         """Take what made it readable."""
         self.socket.recv(65536)
 
+    def fill(self) -> None:
+        """Make the socket not writable."""
+        self.socket.setblocking(False)
+        try:
+            while True:
+                self.socket.send(bytes(65536))
+        except BlockingIOError:
+            pass
+
     def close(self) -> None:
         self.socket.close()
         self.peer.close()
