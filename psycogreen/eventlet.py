@@ -92,6 +92,8 @@ def make_psycopg_green() -> None:
         ImportError: psycopg2 is not installed or has no wait callbacks.
     """
     register(eventlet_wait_callback)
+    # A later eventlet.monkey_patch() would put eventlet's own callback there.
+    eventlet.patcher.already_patched["psycopg"] = True
 
 
 patch_psycopg = make_psycopg_green

@@ -54,7 +54,7 @@ class Task(Outcome):
 
     greenlet: Any
 
-    def wait(self, timeout: float = PATIENCE) -> Any:
+    def wait(self, timeout: float | None = PATIENCE) -> Any:
         """Wait until the function ends; return its result or raise its exception.
 
         Raises:
@@ -63,7 +63,7 @@ class Task(Outcome):
         self.join(timeout)
         return self.get()
 
-    def join(self, timeout: float = PATIENCE) -> None:
+    def join(self, timeout: float | None = PATIENCE) -> None:
         """Wait until the function ends, whichever way."""
         raise NotImplementedError
 
@@ -197,7 +197,7 @@ def gevent_hub() -> Hub:
     import psycogreen.gevent
 
     class GeventTask(Task):
-        def join(self, timeout: float = PATIENCE) -> None:
+        def join(self, timeout: float | None = PATIENCE) -> None:
             self.greenlet.join(timeout)
             assert self.greenlet.dead, f"{self.greenlet} did not end within {timeout} s"
             if not self.done:  # killed before it ran
@@ -249,7 +249,7 @@ def eventlet_hub() -> Hub:
     import psycogreen.eventlet
 
     class EventletTask(Task):
-        def join(self, timeout: float = PATIENCE) -> None:
+        def join(self, timeout: float | None = PATIENCE) -> None:
             limit = eventlet.Timeout(timeout)
             try:
                 self.greenlet.wait()

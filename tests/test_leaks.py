@@ -1,0 +1,125 @@
+"""Nothing is left behind: after many queries, kills and timeouts all counts are where they were."""
+
+import functools
+import gc
+import os
+import sys
+
+import psycopg2
+import psycopg2.extensions
+import pytest
+from fix_hub import NAME
+from psycopg2.extensions import set_wait_callback
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(200)]
+
+AT_ONCE = 20
+
+
+class Killed(Exception):
+    pass
+
+
+def counts(hub):
+    for _ in range(3):
+        hub.sleep(0.05)
+        gc.collect()
+    return {
+        "objects": len(gc.get_objects()),
+        "blocks of memory": sys.getallocatedblocks(),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "threads": len(os.listdir("/proc/self/task")),
+        "watched": hub.watched(),
+    }
+
+
+def assert_nothing_is_left(hub, work, times):
+    """Run *work* in greenlets side by side, *times* in all, and count before and after."""
+    run(hub, work, times // 5)  # what is made once, is made
+    before = counts(hub)
+    run(hub, work, times)
+    after = counts(hub)
+    # A single one that is left each time would be *times*. The interpreter's
+    # free lists take some hundred blocks until they are as long as they get.
+    tolerance = {"objects": times // 100, "blocks of memory": times // 2}
+    left = {what: after[what] - before[what] for what in before}
+    assert {what: n for what, n in left.items() if abs(n) > tolerance.get(what, 0)} == {}
+
+
+def run(hub, work, times):
+    for _ in range(times // AT_ONCE):
+        tasks = [hub.spawn(work) for _ in range(AT_ONCE)]
+        for task in tasks:
+            task.wait(timeout=None)
+
+
+def in_query(connection):
+    return connection.get_transaction_status() == psycopg2.extensions.TRANSACTION_STATUS_ACTIVE
+
+
+def test_queries(connect, hub):
+    idle = [connect() for _ in range(AT_ONCE)]
+
+    def query():
+        connection = idle.pop()
+        cursor = connection.cursor()
+        for i in range(10):
+            cursor.execute("SELECT %s", [i])
+            assert cursor.fetchall() == [(i,)]
+        cursor.close()
+        idle.append(connection)
+
+    assert_nothing_is_left(hub, query, 1_000)
+
+
+def test_connections(green, dsn, hub):
+    def query():
+        connection = psycopg2.connect(dsn)
+        connection.cursor().execute("SELECT 1")
+        connection.close()
+
+    assert_nothing_is_left(hub, query, 500)
+
+
+def test_kills_in_mid_query(green, dsn, hub):
+    def query(connections):
+        connection = psycopg2.connect(dsn)
+        connections.append(connection)
+        with pytest.raises(Killed):
+            connection.cursor().execute("SELECT pg_sleep(0.03)")
+
+    def kill():
+        connections = []
+        task = hub.spawn(query, connections)
+        hub.wait_until(lambda: connections and in_query(connections[0]))
+        task.kill(Killed())
+        task.wait(timeout=None)
+
+    assert_nothing_is_left(hub, kill, 1_000)
+
+
+def test_timeouts_of_the_hub(green, dsn, hub):
+    def query():
+        connection = psycopg2.connect(dsn)
+        with pytest.raises(hub.Timeout), hub.Timeout(0.01):
+            connection.cursor().execute("SELECT pg_sleep(0.03)")
+
+    assert_nothing_is_left(hub, query, 1_000)
+
+
+@pytest.mark.skipif(NAME != "gevent", reason="eventlet's callback only accepts a timeout")
+def test_timeouts_of_the_callback(green, dsn, hub):
+    limited = functools.partial(hub.wait_callback, timeout=0.01)
+
+    def query():
+        # The callback is the process's, and connecting takes longer.
+        connection = psycopg2.connect(dsn, connection_factory=Connection)
+        connection.limited = True
+        with pytest.raises(TimeoutError):
+            connection.cursor().execute("SELECT pg_sleep(0.03)")
+
+    class Connection(psycopg2.extensions.connection):
+        limited = False
+
+    set_wait_callback(lambda connection: (limited if connection.limited else hub.wait_callback)(connection))
+    assert_nothing_is_left(hub, query, 1_000)

@@ -1,0 +1,257 @@
+"""What is thrown into a waiting greenlet comes out of the psycopg2 call unchanged."""
+
+import gc
+import os
+import signal
+import threading
+import weakref
+
+import psycopg2
+import pytest
+from fix_hub import NAME
+
+if NAME == "gevent":
+    from gevent import GreenletExit
+else:
+    from greenlet import GreenletExit
+
+
+class Custom(Exception):
+    pass
+
+
+class CustomBase(BaseException):
+    pass
+
+
+THROWN = [GreenletExit, KeyboardInterrupt, SystemExit, GeneratorExit, TimeoutError, Custom, CustomBase]
+
+
+def descriptors():
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+def in_query(connection):
+    return connection.get_transaction_status() == psycopg2.extensions.TRANSACTION_STATUS_ACTIVE
+
+
+@pytest.fixture
+def warm(connect, hub):
+    """What a hub keeps for good, it has made."""
+    connection = connect()
+    hub.run(lambda: connection.cursor().execute("SELECT pg_sleep(0.01)"))
+    connection.close()
+
+
+@pytest.mark.parametrize("kind", THROWN, ids=lambda kind: kind.__name__)
+def test_kill_in_mid_query(kind, warm, connect, hub):
+    gc.collect()
+    watched, open_before = hub.watched(), descriptors()
+    connection = connect()
+    thrown = kind("thrown")
+    task = hub.spawn(connection.cursor().execute, "SELECT pg_sleep(0.3)")
+    hub.wait_until(lambda: in_query(connection))
+    task.kill(thrown)
+    with pytest.raises(kind) as caught:
+        task.wait()
+    assert caught.value is thrown
+    assert hub.watched() == watched
+    # psycopg2 can't tell it from a network error.
+    assert connection.closed == 2
+    with pytest.raises(psycopg2.InterfaceError):
+        connection.cursor()
+    assert descriptors() == open_before
+
+
+@pytest.mark.core
+def test_the_default_kill(warm, connect, hub):
+    connection = connect()
+    task = hub.spawn(connection.cursor().execute, "SELECT pg_sleep(0.3)")
+    hub.wait_until(lambda: in_query(connection))
+    task.kill()
+    with pytest.raises(GreenletExit):
+        task.wait()
+
+
+@pytest.mark.core
+def test_the_hubs_timeout(warm, connect, hub):
+    watched = hub.watched()
+    connection = connect()
+
+    def query():
+        with hub.Timeout(0.05) as timeout:
+            try:
+                connection.cursor().execute("SELECT pg_sleep(0.5)")
+            except hub.Timeout as caught:
+                return caught is timeout
+
+    assert hub.run(query) is True
+    assert hub.watched() == watched
+    assert connection.closed
+
+
+def test_a_timeout_that_does_not_strike(warm, connect, hub):
+    watched = hub.watched()
+    connection = connect()
+
+    def query():
+        with hub.Timeout(10):
+            cursor = connection.cursor()
+            cursor.execute("SELECT pg_sleep(0.01)")
+            return cursor.rowcount
+
+    assert hub.run(query) == 1
+    assert hub.watched() == watched
+    assert not connection.closed
+
+
+def test_no_reference_is_left(warm, connect, dsn, hub):
+    class Connection(psycopg2.extensions.connection):
+        pass
+
+    def query():
+        connection = psycopg2.connect(dsn, connection_factory=Connection)
+        references.append(weakref.ref(connection))
+        connection.cursor().execute("SELECT pg_sleep(0.3)")
+
+    references = []
+    task = hub.spawn(query)
+    hub.wait_until(lambda: references and in_query(references[0]()))
+    task.kill(Custom())
+    with pytest.raises(Custom):
+        task.wait()
+    greenlet = weakref.ref(task.greenlet)
+    del task
+    hub.sleep(0)
+    gc.collect()
+    assert references[0]() is None
+    assert greenlet() is None
+
+
+def test_no_reference_is_left_by_a_query_that_ends(warm, dsn, connect, hub):
+    class Connection(psycopg2.extensions.connection):
+        pass
+
+    def query():
+        connection = psycopg2.connect(dsn, connection_factory=Connection)
+        connection.cursor().execute("SELECT pg_sleep(0.01)")
+        connection.close()
+        return weakref.ref(connection)
+
+    task = hub.spawn(query)
+    connection, greenlet = task.wait(), weakref.ref(task.greenlet)
+    del task
+    hub.sleep(0)
+    gc.collect()
+    assert connection() is None
+    assert greenlet() is None
+
+
+def test_a_greenlet_that_nobody_else_knows_is_not_collected(connect, hub):
+    connection = connect()
+    done = []
+
+    def query():
+        connection.cursor().execute("SELECT pg_sleep(0.2)")
+        done.append(True)
+
+    hub.spawn(query)
+    hub.wait_until(lambda: in_query(connection))
+    gc.collect()
+    hub.wait_until(lambda: done)
+
+
+def test_kill_while_connecting(warm, connect, fake_server, hub):
+    gc.collect()
+    silent = fake_server(lambda client, number: silent.over.wait())
+    watched, open_before = hub.watched(), len(descriptors())
+    thrown = Custom("thrown")
+    task = hub.spawn(lambda: connect(f"host=127.0.0.1 port={silent.port} user=x dbname=x"))
+    hub.wait_until(lambda: silent.accepted)
+    hub.sleep(0.02)
+    task.kill(thrown)
+    with pytest.raises(Custom) as caught:
+        task.wait()
+    assert caught.value is thrown
+    assert hub.watched() == watched
+    # The traceback knows the connection, which nobody has to close.
+    del caught, thrown, task
+    gc.collect()
+    assert len(descriptors()) == open_before + 1  # the server's end, in this process too
+
+
+def test_thrown_after_the_answer_came(warm, connect, hub):
+    # Both are due in the same turn of the hub; either may win, but a query
+    # that lost must not leave the connection between two results.
+    import time
+
+    for _ in range(20):
+        connection = connect()
+        task = hub.spawn(connection.cursor().execute, "SELECT 1")
+        hub.wait_until(lambda c=connection, t=task: t.done or in_query(c))
+        time.sleep(0.002)  # stops the hub, so that the answer waits in the socket
+        task.kill(Custom())
+        try:
+            task.wait()
+        except Custom:
+            assert connection.closed
+        else:
+            cursor = connection.cursor()
+            cursor.execute("SELECT 2")
+            assert cursor.fetchone() == (2,)
+        connection.close()
+
+
+def test_another_greenlet_of_the_same_moment_dies(warm, connect, hub):
+    # All answers come at once; some of the greenlets end with an exception.
+    connections = [connect() for _ in range(20)]
+    gate = connect()
+    gate.cursor().execute("SELECT pg_advisory_lock(7)")
+
+    def query(number):
+        connections[number].cursor().execute("SELECT pg_advisory_lock_shared(7)")
+        if number % 3 == 0:
+            raise Custom(number)
+        return number
+
+    tasks = [hub.spawn(query, number) for number in range(20)]
+    hub.wait_until(lambda: all(in_query(connection) for connection in connections))
+    gate.cursor().execute("SELECT pg_advisory_unlock(7)")
+    for number, task in enumerate(tasks):
+        if number % 3 == 0:
+            with pytest.raises(Custom):
+                task.wait()
+        else:
+            assert task.wait() == number
+
+
+def test_interrupt_of_the_main_greenlet(connect, hub):
+    connection = connect()
+    interrupt = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        interrupt.start()
+        connection.cursor().execute("SELECT pg_sleep(5)")
+    assert hub.run(lambda: 42) == 42
+    cursor = connect().cursor()
+    cursor.execute("SELECT 1")
+    assert cursor.fetchone() == (1,)
+
+
+def test_stray_switch(warm, connect, fake_connection, hub):
+    """Somebody switches into a waiting greenlet that has nothing to do with it."""
+    watched = hub.watched()
+    connection = connect()
+    task = hub.spawn(connection.cursor().execute, "SELECT pg_sleep(0.2)")
+    hub.wait_until(lambda: in_query(connection))
+    hub.switch(task, "stray")
+    if hub.name == "gevent":
+        from gevent.exceptions import InvalidSwitchError
+
+        with pytest.raises(InvalidSwitchError):
+            task.wait()
+        assert connection.closed
+    else:
+        # eventlet's trampoline() takes it for readiness: the loop polls again.
+        task.wait()
+        assert not connection.closed
+    assert hub.watched() == watched

@@ -1,0 +1,110 @@
+"""The timeout of the wait callbacks, as in release 1.0.2."""
+
+import functools
+import time
+
+import psycopg2
+import pytest
+from fix_hub import NAME
+from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, set_wait_callback
+
+gevent_only = pytest.mark.skipif(NAME != "gevent", reason="eventlet's callback only accepts a timeout")
+eventlet_only = pytest.mark.skipif(NAME != "eventlet", reason="gevent's callback heeds it")
+
+
+@gevent_only
+@pytest.mark.core
+def test_it_strikes(connect, hub):
+    connection = connect()
+    connection.cursor().execute("SELECT 1")
+    watched = hub.watched()
+    set_wait_callback(functools.partial(hub.wait_callback, timeout=0.1))
+    started = time.monotonic()
+    with pytest.raises(TimeoutError) as caught, hub.ticker(0.01) as ticker:
+        hub.run(connection.cursor().execute, "SELECT pg_sleep(0.5)")
+    assert 0.09 < time.monotonic() - started < 0.4
+    assert type(caught.value) is TimeoutError
+    assert caught.value.args == ("timed out",)
+    assert ticker.ticks >= 4
+    assert connection.closed
+    assert hub.watched() == watched
+
+
+@gevent_only
+def test_it_strikes_while_connecting(fake_server, green, hub):
+    silent = fake_server(lambda client, number: silent.over.wait())
+    set_wait_callback(functools.partial(hub.wait_callback, timeout=0.1))
+    with pytest.raises(TimeoutError, match="^timed out$"):
+        hub.run(psycopg2.connect, f"host=127.0.0.1 port={silent.port} user=x dbname=x")
+
+
+@gevent_only
+def test_it_is_for_each_wait(fake_connection, hub):
+    # Four waits of 0.1 s each, with a limit of 0.3 s.
+    def again():
+        connection.drain()
+        return POLL_READ
+
+    connection = fake_connection(POLL_READ, again, again, again)
+    task = hub.spawn(functools.partial(hub.wait_callback, timeout=0.3), connection)
+    started = time.monotonic()
+    for polls in 1, 2, 3, 4:
+        hub.wait_until(lambda polls=polls: connection.polls == polls)
+        hub.sleep(0.1)
+        connection.answer()
+    task.wait()
+    assert time.monotonic() - started >= 0.4
+
+
+@gevent_only
+def test_it_strikes_while_writing(fake_connection, hub):
+    connection = fake_connection(POLL_WRITE)
+    connection.fill()
+    with pytest.raises(TimeoutError, match="^timed out$"):
+        hub.run(functools.partial(hub.wait_callback, timeout=0.05), connection)
+
+
+@gevent_only
+@pytest.mark.parametrize("limit", [0, 0.0])
+def test_no_time_at_all(limit, fake_connection, hub):
+    with pytest.raises(TimeoutError, match="^timed out$"):
+        hub.run(functools.partial(hub.wait_callback, timeout=limit), fake_connection(POLL_READ))
+
+
+@gevent_only
+def test_no_limit_by_default(connect, hub):
+    cursor = connect().cursor()
+    for limit in {}, {"timeout": None}:
+        set_wait_callback(functools.partial(hub.wait_callback, **limit))
+        hub.run(cursor.execute, "SELECT pg_sleep(0.1)")
+        assert cursor.rowcount == 1
+
+
+@gevent_only
+def test_a_query_within_the_limit(connect, hub):
+    cursor = connect().cursor()
+    set_wait_callback(functools.partial(hub.wait_callback, timeout=5))
+    watched = hub.watched()
+    hub.run(cursor.execute, "SELECT pg_sleep(0.05)")
+    assert hub.watched() == watched
+    set_wait_callback(hub.wait_callback)
+    hub.run(cursor.execute, "SELECT 1")
+    assert cursor.fetchone() == (1,)
+
+
+@eventlet_only
+@pytest.mark.core
+@pytest.mark.parametrize("limit", [-1, 0.05, 5, None])
+def test_eventlet_accepts_it(limit, connect, hub):
+    cursor = connect().cursor()
+    set_wait_callback(functools.partial(hub.wait_callback, timeout=limit))
+    watched = hub.watched()
+    hub.run(cursor.execute, "SELECT pg_sleep(0.2)")
+    assert cursor.rowcount == 1
+    assert hub.watched() == watched
+
+
+def test_by_position(fake_connection, hub):
+    connection = fake_connection(POLL_OK)
+    assert hub.run(hub.wait_callback, connection, 5) is None
+    assert connection.polls == 1
