@@ -85,6 +85,11 @@ class Client(contextlib.AbstractContextManager):
         self.close()
 
 
+def evenly(queries, connections):
+    """Return the next number that *connections* share out evenly."""
+    return -(-queries // connections) * connections
+
+
 def environment(variant, tree):
     """Return an environment that is the same wherever this runs.
 
@@ -98,6 +103,7 @@ def environment(variant, tree):
         "PYTHONPATH": str(path),
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONWARNINGS": "ignore",  # eventlet, about itself
         "PSYCOGREEN_NO_EXTENSIONS": "0" if variant.loop == "compiled" else "1",
     }
     env.update(variant.environ)

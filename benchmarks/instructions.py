@@ -27,9 +27,9 @@ import pathlib
 import re
 import tempfile
 
-from driver import BLOCKING, HUBS, LOOPS, Client, server, variants
+from driver import BLOCKING, HUBS, LOOPS, Client, evenly, server, variants
 
-# Per connection: a short and a long round.
+# Queries in the short and in the long round.
 SHORT, LONG = 1000, 3000
 WARM_UP = 320
 
@@ -52,11 +52,6 @@ def instructions(variant, dsn, tree, connections):
         # Dump 1 ends before the first round, 2 with it, 3 before the second...
         short, long = (total(f"{out}.{2 * n}") for n in (2, 3))
     return (long - short) / (rounds[2] - rounds[1])
-
-
-def evenly(queries, connections):
-    """Return the next number that *connections* share out evenly."""
-    return -(-queries // connections) * connections
 
 
 def total(path):

@@ -17,7 +17,6 @@ import os
 import resource
 import sys
 import time
-import warnings
 
 
 def main():
@@ -28,8 +27,6 @@ def main():
     parser.add_argument("--query", default="SELECT 1")
     args = parser.parse_args()
 
-    # eventlet's, at import, that it is deprecated.
-    warnings.simplefilter("ignore", DeprecationWarning)
     about = {"python": sys.version.split()[0]}
     if args.hub == "none":
         join_all = one_after_the_other
