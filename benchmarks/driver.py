@@ -1,5 +1,6 @@
-"""What all measurements share: the variants, the server, and a client process."""
+"""What all measurements share: the variants, the server, a client process, the command line."""
 
+import argparse
 import contextlib
 import dataclasses
 import json
@@ -17,22 +18,51 @@ LOOPS = ("1.0.2", "pure", "compiled")
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A psycogreen on a hub. Without either: blocking psycopg2."""
+    """A psycogreen on a hub. Without either: blocking psycopg2.
+
+    *environ* is what the environment has besides, as a tuple of pairs.
+    """
 
     loop: str = "blocking"
     hub: str = "none"
     environ: tuple[tuple[str, str], ...] = ()
-    label: str = ""
 
     def __str__(self):
-        return f"{self.label or self.hub} {self.loop}" if self.hub != "none" else self.loop
+        return self.loop if self == BLOCKING else f"{self.hub} {self.loop}"
 
 
 BLOCKING = Variant()
 
 
-def variants(loops=LOOPS, hubs=HUBS):
+def variants(hubs=HUBS, loops=LOOPS):
     return [Variant(loop, hub) for hub in hubs for loop in loops]
+
+
+def arguments(description):
+    """Return the arguments of the command line that all scripts share, parsed."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--tree", default=HERE.parent, help="source tree with psycogreen 2, built in place")
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--hubs", nargs="+", choices=HUBS, default=HUBS)
+    parser.add_argument("--loops", nargs="+", choices=LOOPS, default=LOOPS)
+    return parser.parse_args()
+
+
+def table(module, args, dsn):
+    """Print a module's table while its rows come; return them."""
+    print(module.HEADER, flush=True)
+    rows = []
+    for row in module.rows(args, dsn):
+        print(module.line(row), flush=True)
+        rows.append(row)
+    return rows
+
+
+def main(module):
+    """Be the script *module*: print its table."""
+    args = arguments(module.__doc__.splitlines()[0])
+    with server() as dsn:
+        table(module, args, dsn)
 
 
 class Client(contextlib.AbstractContextManager):
@@ -65,7 +95,7 @@ class Client(contextlib.AbstractContextManager):
             )
 
     def round(self, queries):
-        """Run *queries* queries; return their cpu and wall time in seconds."""
+        """Run *queries* queries; return their "cpu", "user" and "wall" time in seconds."""
         self._process.stdin.write(f"{queries}\n")
         self._process.stdin.flush()
         return self._answer()
@@ -93,8 +123,7 @@ def evenly(queries, connections):
 def environment(variant, tree):
     """Return an environment that is the same wherever this runs.
 
-    What is not fixed here (the length of the paths and so the place of the
-    stack, the order of sets of strings) changes counts of instructions.
+    Counts of instructions depend on the order of hash tables, for one.
     """
     path = stock() if variant.loop == "1.0.2" else pathlib.Path(tree).resolve()
     env = {
