@@ -38,14 +38,14 @@ def variants(hubs=HUBS, loops=LOOPS):
     return [Variant(loop, hub) for hub in hubs for loop in loops]
 
 
-def arguments(description):
-    """Return the arguments of the command line that all scripts share, parsed."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--tree", default=HERE.parent, help="source tree with psycogreen 2, built in place")
-    parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--hubs", nargs="+", choices=HUBS, default=HUBS)
-    parser.add_argument("--loops", nargs="+", choices=LOOPS, default=LOOPS)
-    return parser.parse_args()
+def parser(description):
+    """Return the command line that all scripts share."""
+    result = argparse.ArgumentParser(description=description)
+    result.add_argument("--tree", default=HERE.parent, help="source tree with psycogreen 2, built in place")
+    result.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64])
+    result.add_argument("--hubs", nargs="+", choices=HUBS, default=HUBS)
+    result.add_argument("--loops", nargs="+", choices=LOOPS, default=LOOPS)
+    return result
 
 
 def table(module, args, dsn):
@@ -60,7 +60,7 @@ def table(module, args, dsn):
 
 def main(module):
     """Be the script *module*: print its table."""
-    args = arguments(module.__doc__.splitlines()[0])
+    args = parser(module.__doc__.splitlines()[0]).parse_args()
     with server() as dsn:
         table(module, args, dsn)
 

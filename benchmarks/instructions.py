@@ -33,6 +33,7 @@ from driver import BLOCKING, Client, evenly, main, variants
 # Queries in a round.
 WARM_UP, SHORT, LONG = 320, 1000, 3000
 
+
 def instructions(variant, dsn, tree, connections):
     """Return the instructions per query of *variant*."""
     with tempfile.TemporaryDirectory() as scratch:

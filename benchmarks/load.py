@@ -39,6 +39,7 @@ def main():
     for conn in connections:
         conn.autocommit = True
         cursors.append(conn.cursor())
+    about["server"] = connections[0].info.parameter_status("server_version")
     answer(about)
 
     for line in sys.stdin:

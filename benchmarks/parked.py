@@ -14,10 +14,8 @@ CONNECTIONS = 200
 
 
 class Mallinfo2(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
-    ]
+    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_ = [(name, ctypes.c_size_t) for name in _names]
 
 
 def allocated():
@@ -61,7 +59,7 @@ def main():
         conn.autocommit = True
         return conn, conn.cursor()
 
-    conn, control = connect()
+    _control, control = connect()
     connections = [connect() for _ in range(CONNECTIONS)]
     pids = [conn.info.backend_pid for conn, _ in connections]
 
