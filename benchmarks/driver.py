@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -150,6 +151,13 @@ def stock():
         pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
         subprocess.run([*pip, "install", "--no-deps", "--target", str(place), "psycogreen==1.0.2"], check=True)
     return place
+
+
+def versions():
+    """Return the versions of the packages that the figures depend on, those that are installed."""
+    names = ("psycopg2-binary", "psycopg2", "gevent", "eventlet", "greenlet", "Cython")
+    installed = {dist.name: dist.version for dist in importlib.metadata.distributions()}
+    return {name: installed[name] for name in names if name in installed}
 
 
 @contextlib.contextmanager

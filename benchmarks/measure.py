@@ -7,7 +7,6 @@ First the tables as they come, then the figures that the project has set itself
 targets for, each beside its target.
 """
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -44,15 +43,8 @@ def about(args, dsn):
         "Python": f"{platform.python_implementation()} {platform.python_version()}, {platform.python_compiler()}",
         "PostgreSQL": server,
         "commit": subprocess.run(git, check=False, capture_output=True, text=True).stdout.strip(),
-        **versions(),
+        **driver.versions(),
     }
-
-
-def versions():
-    """Return the versions of the packages that the figures depend on."""
-    names = ("psycopg2-binary", "psycopg2", "gevent", "eventlet", "greenlet", "Cython")
-    installed = {dist.name for dist in importlib.metadata.distributions()}
-    return {name: importlib.metadata.version(name) for name in names if name in installed}
 
 
 def targets(record):
