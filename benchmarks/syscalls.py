@@ -1,0 +1,86 @@
+"""System calls per query, counted by strace and, at full speed, by perf.
+
+The slope between a short round and a long one, as in instructions.py. strace
+stops the client at each call, which gives the server time to answer: batches
+are larger than in a run without it, and what is paid once for a batch
+(epoll_wait) is shared out among more queries. So where the machine lets perf
+count the kernel's trace points (as root, mostly), which costs the client next
+to nothing, that count is shown beside it; it varies from run to run by what
+else the machine does.
+"""
+
+import collections
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from driver import BLOCKING, Client, evenly, main, variants
+
+# Queries in a round.
+WARM_UP, SHORT, LONG = 320, 500, 1500
+# As for perf, which counts from the start of the process to its end.
+PERF_SHORT, PERF_LONG = 1920, 21120
+
+
+def syscalls(variant, dsn, tree, connections):
+    """Return the calls per query of *variant*, by the name of the call."""
+    with tempfile.TemporaryDirectory() as scratch:
+        log = pathlib.Path(scratch) / "log"
+        warm_up, short, long = (evenly(n, connections) for n in (WARM_UP, SHORT, LONG))
+        with Client(variant, dsn, tree, connections, ["strace", "-f", "-qq", "-o", str(log)]) as client:
+            for queries in (warm_up, short, long):
+                client.round(queries)
+        between = [collections.Counter()]
+        # "<thread> <call>(..."; a call that another thread's interrupted is there twice, but once like this.
+        for call in re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE):
+            if call == "getpgrp":
+                between.append(collections.Counter())
+            else:
+                between[-1][call] += 1
+    in_short, in_long = between[3], between[5]
+    calls = {name: (in_long[name] - in_short[name]) / (long - short) for name in in_long}
+    return {name: each for name, each in sorted(calls.items(), key=lambda call: -call[1]) if each > 0}
+
+
+def at_full_speed(variant, dsn, tree, connections):
+    """Return the calls per query of *variant*, or None where perf can't count them."""
+    if not shutil.which("perf") or subprocess.run([*PERF, "true"], check=False, capture_output=True).returncode:
+        return None
+    counts = []
+    for queries in (PERF_SHORT, PERF_LONG):
+        with tempfile.NamedTemporaryFile() as out:
+            with Client(variant, dsn, tree, connections, [*PERF, "-o", out.name]) as client:
+                client.round(evenly(queries, connections))
+            counts.append(int(re.search(rb"^(\d+),", out.read(), re.MULTILINE)[1]))
+    return (counts[1] - counts[0]) / (evenly(PERF_LONG, connections) - evenly(PERF_SHORT, connections))
+
+
+PERF = ["perf", "stat", "-x,", "-e", "raw_syscalls:sys_enter"]
+
+HEADER = f"{'connections':>11}  {'variant':18} {'calls':>6} {'at full speed':>14}  of these (strace)"
+
+
+def rows(args, dsn):
+    for connections in args.connections:
+        for variant in [BLOCKING, *variants(args.hubs, args.loops)]:
+            calls = syscalls(variant, dsn, args.tree, connections)
+            yield {
+                "variant": str(variant),
+                "connections": connections,
+                "calls": sum(calls.values()),
+                "at full speed": at_full_speed(variant, dsn, args.tree, connections),
+                "by name": calls,
+            }
+
+
+def line(row):
+    fast = f"{row['at full speed']:.2f}" if row["at full speed"] else "-"
+    names = ", ".join(f"{name} {each:.2f}" for name, each in row["by name"].items() if each >= 0.005)
+    return f"{row['connections']:11}  {row['variant']:18} {row['calls']:6.2f} {fast:>14}  {names}"
+
+
+if __name__ == "__main__":
+    main(sys.modules[__name__])
