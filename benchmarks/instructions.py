@@ -1,9 +1,9 @@
 """Instructions per query, counted by callgrind.
 
-User-space instructions of the client: the slope between a short round and a
-long one, in one process and after a round to warm up, so that neither start-up
-nor connecting nor the spawning of greenlets is in it. "Overhead" is what a
-green query costs above the same query blocking.
+User-space instructions of the client: the slope between short rounds and long
+ones (the medians of each), in one process and after a round to warm up, so that
+neither start-up nor connecting nor the spawning of greenlets is in it.
+"Overhead" is what a green query costs above the same query blocking.
 
 How the figures bear on reality: under valgrind the client runs some 50 times
 slower while the server does not, so the answers are there before the client
@@ -25,13 +25,14 @@ its flags) and of the C library.
 
 import pathlib
 import re
+import statistics
 import sys
 import tempfile
 
 from driver import BLOCKING, Client, evenly, main, variants
 
-# Queries in a round.
-WARM_UP, SHORT, LONG = 320, 1000, 3000
+# Queries in a round, and rounds of either length.
+SHORT, LONG, ROUNDS = 320, 960, 5
 
 
 def instructions(variant, dsn, tree, connections):
@@ -39,12 +40,13 @@ def instructions(variant, dsn, tree, connections):
     with tempfile.TemporaryDirectory() as scratch:
         out = f"{scratch}/out"
         callgrind = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}", "--dump-before=getpgrp"]
-        warm_up, short, long = (evenly(n, connections) for n in (WARM_UP, SHORT, LONG))
+        short, long = evenly(SHORT, connections), evenly(LONG, connections)
         with Client(variant, dsn, tree, connections, callgrind) as client:
-            for queries in (warm_up, short, long):
+            for queries in [short] + ROUNDS * [short, long]:
                 client.round(queries)
-        # Dump 1 was made when the first round began and 2 when it ended, 3 when the second began...
-        return (total(f"{out}.6") - total(f"{out}.4")) / (long - short)
+        # Dump 1 was made when the first round, to warm up, began and 2 when it ended; 4 has the next...
+        totals = [total(f"{out}.{n}") for n in range(4, 4 + 4 * ROUNDS, 2)]
+    return (statistics.median(totals[1::2]) - statistics.median(totals[::2])) / (long - short)
 
 
 def total(path):

@@ -1,6 +1,6 @@
 """System calls per query, counted by strace and, at full speed, by perf.
 
-The slope between a short round and a long one, as in instructions.py. strace
+The slope between short rounds and long ones, as in instructions.py. strace
 stops the client at each call, which gives the server time to answer: batches
 are larger than in a run without it, and what is paid once for a batch
 (epoll_wait) is shared out among more queries. So where the machine lets perf
@@ -13,14 +13,15 @@ import collections
 import pathlib
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 
 from driver import BLOCKING, Client, evenly, main, variants
 
-# Queries in a round.
-WARM_UP, SHORT, LONG = 320, 500, 1500
+# Queries in a round, and rounds of either length.
+SHORT, LONG, ROUNDS = 320, 960, 3
 # As for perf, which counts from the start of the process to its end.
 PERF_SHORT, PERF_LONG = 1920, 21120
 
@@ -29,9 +30,9 @@ def syscalls(variant, dsn, tree, connections):
     """Return the calls per query of *variant*, by the name of the call."""
     with tempfile.TemporaryDirectory() as scratch:
         log = pathlib.Path(scratch) / "log"
-        warm_up, short, long = (evenly(n, connections) for n in (WARM_UP, SHORT, LONG))
+        short, long = evenly(SHORT, connections), evenly(LONG, connections)
         with Client(variant, dsn, tree, connections, ["strace", "-f", "-qq", "-o", str(log)]) as client:
-            for queries in (warm_up, short, long):
+            for queries in [short] + ROUNDS * [short, long]:
                 client.round(queries)
         between = [collections.Counter()]
         # "<thread> <call>(..."; a call that another thread's interrupted is there twice, but once like this.
@@ -40,8 +41,12 @@ def syscalls(variant, dsn, tree, connections):
                 between.append(collections.Counter())
             else:
                 between[-1][call] += 1
-    in_short, in_long = between[3], between[5]
-    calls = {name: (in_long[name] - in_short[name]) / (long - short) for name in in_long}
+    # What is between the rounds, and the first of them, which is to warm up, are left out.
+    in_short, in_long = between[3::4], between[5::4]
+    calls = {}
+    for name in set().union(*in_long):
+        medians = [statistics.median(counts[name] for counts in rounds) for rounds in (in_short, in_long)]
+        calls[name] = (medians[1] - medians[0]) / (long - short)
     return {name: each for name, each in sorted(calls.items(), key=lambda call: -call[1]) if each > 0}
 
 
