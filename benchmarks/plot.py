@@ -20,24 +20,18 @@ LABELS = {"1.0.2": "psycogreen 1.0.2", "pure": "2.0, pure", "compiled": "2.0, co
 
 def draw(axes, title, rows, key, unit):
     """Draw a group of bars for each hub, and a line for the blocking query."""
-    bars = len(LOOPS) * (len(HUBS) + 1)
+    bottom = 0.4 - len(HUBS) * (len(LOOPS) + 1) + 1
     for group, hub in enumerate(HUBS):
         for place, (loop, colour) in enumerate(LOOPS.items()):
             y = -(group * (len(LOOPS) + 1) + place)
             value = rows[f"{hub} {loop}"][key]
             axes.barh(y, value, color=colour, height=0.85)
             axes.text(value, y, f" {value:{unit}}", va="center", fontsize=9)
-    axes.axvline(rows["blocking"][key], color="#444444", linewidth=1, linestyle="--")
-    axes.text(
-        rows["blocking"][key],
-        0.75,
-        f"blocking {rows['blocking'][key]:{unit}}",
-        ha="center",
-        fontsize=9,
-        color="#444444",
-    )
+    blocking = rows["blocking"][key]
+    axes.plot([blocking, blocking], [bottom, 0.6], color="#444444", linewidth=1, linestyle="--")
+    axes.text(blocking, 0.75, f"blocking {blocking:{unit}}", ha="center", fontsize=9, color="#444444")
     axes.set_yticks([-1, -(len(LOOPS) + 2)], HUBS)
-    axes.set_ylim(-bars + 4.3, 1.4)
+    axes.set_ylim(bottom, 1.4)
     axes.set_title(title, fontsize=11, pad=10)
     axes.tick_params(length=0)
     axes.set_xticks([])
