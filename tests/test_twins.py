@@ -258,4 +258,4 @@ def test_nothing_is_left(twins, hub):
     gc.collect()
     after = hub.watched(), len(os.listdir("/proc/self/fd")), len(gc.get_objects())
     assert after[:2] == before[:2]
-    assert abs(after[2] - before[2]) < 20
+    assert after[2] - before[2] < 20
