@@ -144,7 +144,7 @@ class Life:
         quiet = 0
         length = -1
         while quiet < 3:
-            self.hub.sleep(0.0005)
+            self.hub.sleep(0.001)  # libuv knows no shorter one
             quiet = quiet + 1 if len(self.trace) == length else 0
             length = len(self.trace)
 
