@@ -206,6 +206,16 @@ def gevent_hub() -> Hub:
         def kill(self, exc: BaseException | type[BaseException] | None = None) -> None:
             self.greenlet.kill(gevent.GreenletExit if exc is None else exc, block=False)
 
+    # libuv refuses a descriptor that is no pipe, socket or terminal.
+    reading, writing = os.pipe()
+    loop = gevent.get_hub().loop
+    samples = [loop.io(reading, 1), loop.timer(1)]
+    kinds = tuple(type(sample) for sample in samples)
+    for sample in samples:
+        sample.close()
+    os.close(reading)
+    os.close(writing)
+
     class Gevent(Hub):
         name = "gevent"
         Timeout = gevent.Timeout
@@ -221,15 +231,7 @@ def gevent_hub() -> Hub:
 
         def watched(self) -> int:
             # The loop has no list of its watchers.
-            kinds = tuple(type(w) for w in self._samples())
             return sum(isinstance(found, kinds) and found.active for found in gc.get_objects())
-
-        def _samples(self) -> list[Any]:
-            loop = gevent.get_hub().loop
-            samples = [loop.io(0, 1), loop.timer(1)]
-            for sample in samples:
-                sample.close()
-            return samples
 
         def call_soon(self, fn: Callable[..., Any], *args: Any) -> None:
             gevent.get_hub().loop.run_callback(fn, *args)

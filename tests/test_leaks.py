@@ -15,6 +15,10 @@ pytestmark = [pytest.mark.heavy, pytest.mark.timeout(200)]
 
 AT_ONCE = 20
 
+# The server looks whether the client is still there; so nothing answers
+# before its time, however slow the machine, and no backend stays behind.
+CHECK_CLIENT = "-c client_connection_check_interval=10"
+
 
 class Killed(Exception):
     pass
@@ -83,10 +87,10 @@ def test_connections(green, dsn, hub):
 
 def test_kills_in_mid_query(green, dsn, hub):
     def query(connections):
-        connection = psycopg2.connect(dsn)
+        connection = psycopg2.connect(dsn, options=CHECK_CLIENT)
         connections.append(connection)
         with pytest.raises(Killed):
-            connection.cursor().execute("SELECT pg_sleep(0.03)")
+            connection.cursor().execute("SELECT pg_sleep(20)")
 
     def kill():
         connections = []
@@ -100,9 +104,9 @@ def test_kills_in_mid_query(green, dsn, hub):
 
 def test_timeouts_of_the_hub(green, dsn, hub):
     def query():
-        connection = psycopg2.connect(dsn)
+        connection = psycopg2.connect(dsn, options=CHECK_CLIENT)
         with pytest.raises(hub.Timeout), hub.Timeout(0.01):
-            connection.cursor().execute("SELECT pg_sleep(0.03)")
+            connection.cursor().execute("SELECT pg_sleep(20)")
 
     assert_nothing_is_left(hub, query, 1_000)
 
@@ -113,10 +117,10 @@ def test_timeouts_of_the_callback(green, dsn, hub):
 
     def query():
         # The callback is the process's, and connecting takes longer.
-        connection = psycopg2.connect(dsn, connection_factory=Connection)
+        connection = psycopg2.connect(dsn, options=CHECK_CLIENT, connection_factory=Connection)
         connection.limited = True
         with pytest.raises(TimeoutError):
-            connection.cursor().execute("SELECT pg_sleep(0.03)")
+            connection.cursor().execute("SELECT pg_sleep(20)")
 
     class Connection(psycopg2.extensions.connection):
         limited = False
