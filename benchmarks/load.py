@@ -72,6 +72,7 @@ def green(hub, about):
     """Switch psycopg2 to *hub*; return what runs a function in greenlets."""
     if hub == "gevent":
         import gevent
+
         from psycogreen.gevent import patch_psycopg
 
         about["loop"] = type(gevent.get_hub().loop).__module__
@@ -81,6 +82,7 @@ def green(hub, about):
     else:
         import eventlet
         import eventlet.hubs
+
         from psycogreen.eventlet import patch_psycopg
 
         about["loop"] = type(eventlet.hubs.get_hub()).__module__

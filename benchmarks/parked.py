@@ -36,10 +36,12 @@ def main():
     if args.hub == "gevent":
         from gevent import joinall, sleep, spawn
         from gevent.socket import wait_read
+
         from psycogreen.gevent import patch_psycopg
     else:
         from eventlet import sleep, spawn
         from eventlet.hubs import trampoline
+
         from psycogreen.eventlet import patch_psycopg
 
         def wait_read(fd):
@@ -49,8 +51,9 @@ def main():
             for task in tasks:
                 task.wait()
 
-    import psycogreen
     import psycopg2
+
+    import psycogreen
 
     patch_psycopg()
 

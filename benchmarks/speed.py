@@ -11,7 +11,6 @@ import sys
 import tempfile
 
 import pyperf
-
 from driver import BLOCKING, HERE, Variant, environment, parser, server
 
 

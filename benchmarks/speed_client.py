@@ -12,7 +12,6 @@ import socket
 import time
 
 import pyperf
-
 from load import green, one_after_the_other, run
 
 POLL_OK, POLL_READ = 0, 1
