@@ -1,11 +1,12 @@
-# The first command typed may be any of demo, test, bench and lint: each makes the
-# virtual environment that it needs, with whatever Python 3.10 or later PYTHON names.
+# Each target can be the first command typed in a checkout: it makes the virtual
+# environment that it needs, with the Python (3.10 or later) that PYTHON names.
 PYTHON ?= python3
 VENV ?= .venv
 
 bin = $(VENV)/bin
+bench_bin = .venvs/bench/bin
 pip = $(bin)/python -m pip -qq --disable-pip-version-check
-bench_pip = .venvs/bench/bin/python -m pip -qq --disable-pip-version-check
+bench_pip = $(bench_bin)/python -m pip -qq --disable-pip-version-check
 sources = pyproject.toml setup.py psycogreen/_waitloop.pyx
 
 .PHONY: demo test test-core bench bench-check lint dist clean
@@ -21,35 +22,11 @@ test-core: $(VENV)/dev-installed
 	$(bin)/python tests/run_matrix.py --core
 
 bench: .venvs/bench/installed
-	@.venvs/bench/bin/python benchmarks/speed.py
+	@$(bench_bin)/python benchmarks/speed.py
 
 # Instructions per query against the recorded ones.
 bench-check: .venvs/bench/installed
-	.venvs/bench/bin/python benchmarks/check.py
-
-lint: each makes the
-# virtual environment that it needs, with whatever Python 3.10 or later PYTHON names.
-PYTHON ?= python3
-VENV ?= .venv
-
-bin = $(VENV)/bin
-pip = $(bin)/python -m pip -qq --disable-pip-version-check
-bench_pip = .venvs/bench/bin/python -m pip -qq --disable-pip-version-check
-sources = pyproject.toml setup.py psycogreen/_waitloop.pyx
-
-.PHONY: demo test test-core bench bench-check lint dist clean
-
-demo: $(VENV)/demo-installed
-	@$(bin)/python tests/demo.py
-
-test: $(VENV)/dev-installed
-	$(bin)/python tests/run_matrix.py
-
-test-core: $(VENV)/dev-installed
-	$(bin)/python tests/run_matrix.py -m core
-
-bench: $(VENV)/dev-installed
-	$(bin)/python benchmarks/bench.py
+	$(bench_bin)/python benchmarks/check.py
 
 lint: $(VENV)/dev-installed
 	$(bin)/ruff check .
