@@ -1,13 +1,15 @@
-# The first command typed may be any of demo, test, bench and lint: each makes the
-# virtual environment that it needs, with whatever Python 3.10 or later PYTHON names.
+# Each target can be the first command typed in a checkout: it makes the virtual
+# environment that it needs, with the Python (3.10 or later) that PYTHON names.
 PYTHON ?= python3
 VENV ?= .venv
 
 bin = $(VENV)/bin
+bench_bin = .venvs/bench/bin
 pip = $(bin)/python -m pip -qq --disable-pip-version-check
+bench_pip = $(bench_bin)/python -m pip -qq --disable-pip-version-check
 sources = pyproject.toml setup.py psycogreen/_waitloop.pyx
 
-.PHONY: demo test test-core bench lint dist clean
+.PHONY: demo test test-core bench bench-check lint dist clean
 
 demo: $(VENV)/demo-installed
 	@$(bin)/python tests/demo.py
@@ -15,11 +17,16 @@ demo: $(VENV)/demo-installed
 test: $(VENV)/dev-installed
 	$(bin)/python tests/run_matrix.py
 
+# The short part of the suite that CI runs on the other versions of Python.
 test-core: $(VENV)/dev-installed
-	$(bin)/python tests/run_matrix.py -m core
+	$(bin)/python tests/run_matrix.py --core
 
-bench: $(VENV)/dev-installed
-	$(bin)/python benchmarks/bench.py
+bench: .venvs/bench/installed
+	@$(bench_bin)/python benchmarks/speed.py
+
+# Instructions per query against the recorded ones.
+bench-check: .venvs/bench/installed
+	$(bench_bin)/python benchmarks/check.py
 
 lint: $(VENV)/dev-installed
 	$(bin)/ruff check .
@@ -44,4 +51,12 @@ $(VENV)/demo-installed: $(VENV)/pip-installed $(sources)
 
 $(VENV)/dev-installed: $(VENV)/pip-installed $(sources)
 	$(pip) install --group dev --editable '.[gevent,eventlet,binary]'
+	@touch $@
+
+# The figures depend on the versions of what is measured, so these are pinned.
+.venvs/bench/installed: $(sources) benchmarks/requirements.txt
+	$(PYTHON) -m venv .venvs/bench
+	$(bench_pip) install --upgrade pip setuptools
+	$(bench_pip) install --requirement benchmarks/requirements.txt
+	$(bench_pip) install --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -2,10 +2,16 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 from helpers import helper
 from pgserver import system_server
+
+
+def server(*arguments: str) -> AbstractContextManager[str]:
+    """Run a server in a process of its own; yield its DSN."""
+    return helper("pgserver.py", *arguments)
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +21,7 @@ def dsn() -> Iterator[str]:
     if named:
         yield named
         return
-    with helper("pgserver.py") as started:
+    with server() as started:
         yield started
 
 
@@ -28,7 +34,7 @@ def tls_dsn() -> Iterator[str]:
         return
     if system_server() is None:
         pytest.skip("no PostgreSQL server of the system: apt-get install postgresql (for TCP and TLS)")
-    with helper("pgserver.py", "--tls") as started:
+    with server("--tls") as started:
         yield started
 
 

@@ -16,7 +16,14 @@ import psycogreen
 
 ROOT = Path(__file__).parent.parent
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(
+        psycogreen.implementation == "python" or os.environ.get("PSYCOGREEN_TEST_HUB") == "eventlet",
+        reason="the same on every hub and loop: runs on gevent with the compiled one",
+    ),
+]
 
 
 def run(*command, **kwargs):

@@ -123,7 +123,9 @@ def test_the_descriptor_may_change_while_connecting(hub, green, tcp_dsn):
         closed = refusing.getsockname()[1]
         given = psycopg2.extensions.parse_dsn(tcp_dsn)
         given.update(
-            host=",".join([given["host"]] * 3), hostaddr="127.0.0.1,127.0.0.1,127.0.0.1", port=f"{closed},{closed},{given['port']}"
+            host=",".join([given["host"]] * 3),
+            hostaddr="127.0.0.1,127.0.0.1,127.0.0.1",
+            port=f"{closed},{closed},{given['port']}",
         )
 
         def use():
