@@ -8,7 +8,7 @@ from psycopg2 import extensions
 from psycogreen._guard import refuse
 
 
-class GreenCursor(extensions.cursor):  # mixins go before extensions.cursor: (Copy, extensions.cursor)
+class GreenCursor(extensions.cursor):  # type: ignore[misc]  # mixins go before extensions.cursor: (Copy, extensions.cursor)
     """psycopg2's cursor, in which no call can stop the hub.
 
     What is not here needs no help: psycopg2 itself raises ProgrammingError

@@ -21,7 +21,7 @@ def green_factory(factory: Any, green: type) -> Any:
     """
     if not isinstance(factory, type):
         return _Adopter(factory, green)
-    if not issubclass(factory, green.__base__):
+    if not issubclass(factory, green.__bases__[-1]):
         return factory  # psycopg2 says what is wrong with it
     return _green_class(factory, green)
 
@@ -62,7 +62,7 @@ def _green_class(factory: type, green: type) -> type:
 class _Adopter:
     """A factory that is no class: what it makes becomes green afterwards."""
 
-    __slots__ = ("factory", "_green")
+    __slots__ = ("_green", "factory")
 
     def __init__(self, factory: Any, green: type) -> None:
         self.factory = factory
@@ -70,7 +70,7 @@ class _Adopter:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         made = self.factory(*args, **kwargs)
-        if isinstance(made, self._green.__base__):
+        if isinstance(made, self._green.__bases__[-1]):
             try:
                 made.__class__ = _green_class(type(made), self._green)
             except TypeError:

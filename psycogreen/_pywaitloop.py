@@ -71,4 +71,3 @@ def _root(greenlet: Any) -> Any:
     while greenlet.parent is not None:
         greenlet = greenlet.parent
     return greenlet
-
