@@ -42,8 +42,8 @@ else:
 make_psycopg_green()
 
 
-class Killed(Exception):
-    """What greenlets are killed with."""
+class Killed(BaseException):
+    """What greenlets are killed with: like GreenletExit and the hubs' Timeouts it is no Exception."""
 
 
 def caught(fn: Any, *args: Any) -> Any:

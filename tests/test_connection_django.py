@@ -52,7 +52,6 @@ def test_requests(run_script: Any, dsn: str) -> None:
                     pids.add(cursor.fetchone()[0])
                 close_old_connections()  # CONN_MAX_AGE: it stays
             assert len(pids) == 1
-            connection.cursor().connection.set_session  # psycopg2's own, below Django's
             with connection.chunked_cursor() as cursor:
                 cursor.execute("SELECT generate_series(1, 5000)")
                 assert len(cursor.fetchmany(3000)) == 3000

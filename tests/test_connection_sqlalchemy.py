@@ -12,7 +12,7 @@ PROGRAM = """
     from sqlalchemy import create_engine, exc, text
     from sqlalchemy.pool import QueuePool
 
-    connect = lambda: psycopg2.connect("{dsn}")
+    connect = lambda: psycopg2.connect("{dsn}", application_name="psycogreen")
     engine = create_engine("postgresql+psycopg2://", creator=connect, pool_size=5, max_overflow=5, pool_pre_ping=True)
     assert type(engine.pool) is QueuePool
     monitor = create_engine("postgresql+psycopg2://", creator=connect, isolation_level="AUTOCOMMIT")
@@ -43,13 +43,14 @@ def test_work(run_script: Any, dsn: str) -> None:
     # A server that ended its sessions: the ping finds out.
     with monitor.connect() as conn:
         conn.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                          " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"))
+                          " WHERE pid <> pg_backend_pid() AND application_name = 'psycogreen'"))
     assert sorted(wait(g) for g in [spawn(query, n) for n in range(10)]) == list(range(10))
 
     # Rows from the server bit by bit, and many rows at once.
     with engine.begin() as conn:
         rows = conn.execution_options(stream_results=True).execute(text("SELECT generate_series(1, 3000)"))
         assert len(rows.fetchall()) == 3000
+    with engine.begin() as conn:
         table = sqlalchemy.Table("t", sqlalchemy.MetaData(), sqlalchemy.Column("x", sqlalchemy.Integer),
                                  prefixes=["TEMPORARY"])
         table.create(conn)
@@ -124,7 +125,6 @@ def test_in_mid_query(run_script: Any, dsn: str) -> None:
     assert "connection closed by another greenlet" in str(error), error
     until(lambda: active("%/* close */") == 0)
 
-    # dispose() with the greenlets' connections too: the pool's events know them all.
     assert wait(spawn(query, 5)) == 5
     assert engine.pool.checkedout() == 0
     assert ticker.longest < 0.1, ticker.longest
