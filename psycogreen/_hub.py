@@ -42,6 +42,9 @@ class Hub(Protocol):
     def start_thread(self, fn: Callable[..., object], *args: Any) -> None:
         """Call *fn* in a new native thread, also when *threading* is patched."""
 
+    def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Call *fn* in a native thread of a pool, parked meanwhile; return or raise what it does."""
+
 
 class ReactorHub(Hub, Protocol):
     """A hub that can also carry the compiled loop's reactor."""

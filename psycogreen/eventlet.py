@@ -7,6 +7,7 @@ from typing import Any
 import eventlet
 import eventlet.hubs
 import eventlet.patcher
+import eventlet.tpool
 
 from psycogreen._loop import wait_callback
 from psycogreen._park import POLL_READ
@@ -47,6 +48,9 @@ class _Eventlet:
 
     def start_thread(self, fn: Callable[..., object], *args: Any) -> None:
         _thread.start_new_thread(fn, args)
+
+    def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+        return eventlet.tpool.execute(fn, *args)
 
     def greenlet(self, hub: Any) -> Any:
         return hub.greenlet

@@ -43,6 +43,9 @@ class _Gevent:
     def start_thread(self, fn: Callable[..., object], *args: Any) -> None:
         gevent.monkey.get_original("_thread", "start_new_thread")(fn, args)
 
+    def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+        return gevent.get_hub().threadpool.apply(fn, args)
+
     def greenlet(self, hub: Any) -> Any:
         return hub
 
