@@ -31,6 +31,9 @@ from psycogreen._guard import occupied, refuse
 # chunk is in memory three times: here, in libpq's buffer and on the server.
 CHUNK = 1 << 18
 
+# An allocation of more than 32 MB glibc extends without copying it.
+REMAPPED = 33 << 20
+
 # From PostgreSQL's libpq/libpq-fs.h.
 INV_WRITE, INV_READ = 0x20000, 0x40000
 
@@ -161,28 +164,11 @@ class LargeObject(extensions.lobject):
         size = _ssize(size)
         self._check()
         with occupied(self._conn, "lobject"):
+            if self._binary:
+                return self._bytes(size)
             if 0 <= size <= CHUNK:
-                data = self._read(self._descriptor, size)
-                return data if self._binary else data.decode(self._encoding())
-            # Both grow where they are, without being copied.
-            raw, text = io.BytesIO(), ""
-            decoder = None if self._binary else codecs.getincrementaldecoder(self._encoding())()
-            while True:
-                wanted = CHUNK if size < 0 else min(CHUNK, size - raw.tell())
-                data = self._read(self._descriptor, wanted)
-                raw.write(data)
-                last = len(data) < wanted or raw.tell() == size
-                if decoder is not None:
-                    try:
-                        text += decoder.decode(data, last)
-                    except UnicodeDecodeError:
-                        # Read on: only the whole shows what is wrong with it.
-                        decoder = None
-                if last:
-                    break
-        if self._binary:
-            return raw.getvalue()
-        return raw.getvalue().decode(self._encoding()) if decoder is None else text
+                return self._bytes(size).decode(self._encoding())
+            return self._text(size)
 
     def write(self, data: str | bytes, /) -> int:
         """Write *data*, encoded if it is text; return the number of bytes.
@@ -202,14 +188,13 @@ class LargeObject(extensions.lobject):
         """Go to *offset*: from the start (*whence* 0), from here (1) or from the end (2). Return the position."""
         offset, whence = _ssize(offset), _int(whence)
         self._check()
-        old = self._old_server()
-        if old and not -(1 << 31) <= offset < 1 << 31:
+        if self._old_server() and not -(1 << 31) <= offset < 1 << 31:
             raise psycopg2.NotSupportedError(
                 f"offset out of range ({offset}): server version {self._conn.server_version}"
                 " does not support the lobject 64 API"
             )
         with occupied(self._conn, "lobject"):
-            return self._number("lo_lseek" if old else "lo_lseek64", self._descriptor, offset, whence)
+            return self._seek(offset, whence)
 
     def tell(self) -> int:
         """Return the position."""
@@ -332,6 +317,52 @@ class LargeObject(extensions.lobject):
     def _write(self, descriptor: int, data: bytes) -> int:
         written = self._exchange.value(b"SELECT pg_catalog.lowrite('%d', $1)" % descriptor, data)
         return int.from_bytes(written, "big", signed=True)
+
+    def _seek(self, offset: int, whence: int) -> int:
+        return self._number("lo_lseek" if self._old_server() else "lo_lseek64", self._descriptor, offset, whence)
+
+    def _chunks(self, size: int) -> Iterator[bytes]:
+        """Read *size* bytes, or all for -1, chunk by chunk."""
+        left = size
+        while True:
+            wanted = CHUNK if size < 0 else min(CHUNK, left)
+            data = self._read(self._descriptor, wanted)
+            yield data
+            left -= len(data)
+            if len(data) < wanted or left == 0:
+                break
+
+    # To copy a large result as a whole would keep the hub waiting. So it grows
+    # where it is: CPython resizes the string in `text +=`, and BytesIO's value
+    # is its buffer. A copy that may be needed for it is made while it is cheap.
+
+    def _bytes(self, size: int) -> bytes:
+        if 0 <= size <= CHUNK:
+            return self._read(self._descriptor, size)
+        whole = io.BytesIO()
+        for data in self._chunks(size):
+            if whole.tell() < REMAPPED <= whole.tell() + len(data):
+                small, whole = whole, io.BytesIO()
+                whole.write(small.getbuffer())
+            whole.write(data)
+        return whole.getvalue()
+
+    def _text(self, size: int) -> str:
+        decoder = codecs.getincrementaldecoder(self._encoding())()
+        text = ""
+        count = 0
+        try:
+            for data in self._chunks(size):
+                count += len(data)
+                if count - len(data) < REMAPPED <= count:
+                    text = "".join((text, decoder.decode(data)))
+                else:
+                    text += decoder.decode(data)
+            return text + decoder.decode(b"", True)
+        except UnicodeDecodeError:
+            # For the error that psycopg2 raises, which holds all the bytes.
+            self._seek(-count, 1)
+            return self._bytes(size).decode(self._encoding())
 
     def _encoding(self) -> str:
         return extensions.encodings[self._conn.encoding]
