@@ -19,6 +19,7 @@ from psycogreen._cursor import DefaultCursor, GreenCursor
 from psycogreen._green import brought, green_factory
 from psycogreen._guard import refuse, user
 from psycogreen._hub import Hub
+from psycogreen._lobject import LargeObjects
 
 _psycopg: Any = extensions.connection
 _cursor = _psycopg.cursor
@@ -47,7 +48,7 @@ def _guarded_setter(name: str) -> property:
     return property(attribute.__get__, guarded, doc=attribute.__doc__)
 
 
-class GreenConnection(_psycopg):  # type: ignore[misc]  # mixins go before: (Connecting, LargeObjects, _psycopg)
+class GreenConnection(LargeObjects, _psycopg):  # type: ignore[misc]
     """psycopg2's connection, in which no call can stop the hub.
 
     While a greenlet waits in a query, psycopg2 holds a mutex which nearly all

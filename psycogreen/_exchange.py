@@ -109,19 +109,6 @@ class Exchange:
             self._result = None
 
 
-class _Turn:
-    """Something that waits once, for what is there already."""
-
-    def __init__(self, conn: Any) -> None:
-        self.fileno = conn.fileno
-        self.poll = iter((POLL_WRITE, POLL_OK)).__next__
-
-
-def yield_turn(conn: Any) -> None:
-    """Let the other greenlets have a turn, in a long computation on *conn*."""
-    wait(conn, _Turn(conn))
-
-
 def wait(conn: Any, polled: Any) -> None:
     """Wait until *polled*, which stands in for *conn*, is done.
 

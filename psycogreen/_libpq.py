@@ -14,10 +14,19 @@ from typing import Any
 # and so are strings that the caller must free.
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "PQlibVersion": (c_int, []),
+    "PQstatus": (c_int, [c_void_p]),
+    "PQerrorMessage": (c_char_p, [c_void_p]),
+    "PQsendQueryParams": (
+        c_int,
+        [c_void_p, c_char_p, c_int, c_void_p, POINTER(c_char_p), POINTER(c_int), POINTER(c_int), c_int],
+    ),
     "PQflush": (c_int, [c_void_p]),
+    "PQisBusy": (c_int, [c_void_p]),
     "PQconsumeInput": (c_int, [c_void_p]),
     "PQgetResult": (c_void_p, [c_void_p]),
     "PQresultStatus": (c_int, [c_void_p]),
+    "PQgetvalue": (c_void_p, [c_void_p, c_int, c_int]),
+    "PQgetlength": (c_int, [c_void_p, c_int, c_int]),
     "PQclear": (None, [c_void_p]),
     "PQfreemem": (None, [c_void_p]),
     "PQputCopyData": (c_int, [c_void_p, c_char_p, c_int]),

@@ -23,7 +23,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
-from psycogreen._exchange import Exchange, close, yield_turn
+from psycogreen._exchange import Exchange, close
 from psycogreen._green import green_factory
 from psycogreen._guard import occupied, refuse
 
@@ -369,10 +369,11 @@ class LargeObject(extensions.lobject):
 
     def _encoded(self, text: str) -> list[bytes]:
         encoding = self._encoding()
+        hub = self._conn._green_hub
         pieces: list[bytes] = []
         for piece in _slices(text):
-            if pieces:
-                yield_turn(self._conn)
+            if pieces and hub.current() is not None:
+                hub.pause()
             try:
                 pieces.append(piece.encode(encoding))
             except UnicodeEncodeError:
