@@ -4,6 +4,7 @@ psycopg2 sends and receives text: bytea twice as long, and parsed on both
 sides. For bulk data that costs more than the transfer.
 """
 
+import contextlib
 from collections.abc import Callable
 from ctypes import c_char_p, c_int, string_at
 from typing import Any
@@ -82,7 +83,9 @@ class Exchange:
             self._flushed = True
             # An error is in the connection, and in the result to come.
             return POLL_READ if unsent == 0 else POLL_OK
-        pq.PQconsumeInput(pgconn)
+        if not pq.PQconsumeInput(pgconn):
+            pq.PQisBusy(pgconn)  # has libpq read the server's last words
+            return POLL_OK
         while not pq.PQisBusy(pgconn):
             result = pq.PQgetResult(pgconn)
             if not result:
@@ -96,11 +99,8 @@ class Exchange:
         pgconn = self._conn.pgconn_ptr
         error = psycopg2.OperationalError(pq.PQerrorMessage(pgconn).decode("utf-8", "replace"))
         if pgconn is not None and pq.PQstatus(pgconn) == CONNECTION_BAD:
-            # psycopg2 notes it at the next query, which it does not send.
-            try:
-                extensions.cursor(self._conn).execute("SELECT 1")
-            except psycopg2.Error:
-                pass
+            with contextlib.suppress(psycopg2.Error):
+                extensions.connection.poll(self._conn)  # by which psycopg2 learns of it
         return error
 
     def _clear(self) -> None:
