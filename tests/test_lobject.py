@@ -23,7 +23,7 @@ class Log:
         """Call *fn*; note what it returns or raises, and return the former."""
         try:
             result = fn(*args, **kwargs)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001
             self.note(label, type(exc), text(exc), getattr(exc, "pgcode", ""), getattr(exc, "pgerror", ""))
             return None
         self.note(label, "object" if isinstance(result, extensions.lobject) else result)

@@ -88,7 +88,7 @@ def test_side_by_side(hub, connect):
 
 @pytest.mark.parametrize("method", ["read", "tell", "close", "unlink"])
 def test_another_greenlet_uses_the_object(hub, waiting, method):
-    connection, lobject, other, task = waiting
+    _, lobject, other, task = waiting
     with pytest.raises(psycopg2.ProgrammingError, match="another greenlet"):
         hub.run(getattr(lobject, method))
     hub.run(other.rollback)
