@@ -23,12 +23,31 @@ class Hub(Protocol):
     def poll(self) -> Any:
         """Return a ``select.poll`` object, also when *select* is patched."""
 
+    def wait(self, fd: int, state: int, seconds: float | None) -> None:
+        """Park until *fd* is ready; *state* is POLL_READ or POLL_WRITE.
 
-class ReactorHub(Hub, Protocol):
-    """A hub that can also carry the compiled loop's reactor."""
+        Raises:
+            TimeoutError: It took longer than *seconds*; None is no limit.
+        """
 
     def greenlet(self, hub: Any) -> Any:
         """Return the greenlet in which *hub* runs its callbacks."""
+
+    def call_soon(self, hub: Any, fn: Callable[..., object], *args: Any) -> None:
+        """Have *hub* call *fn* in its own greenlet, in the next round of its loop."""
+
+    def pause(self) -> None:
+        """Let the other greenlets and the calls of *call_soon* run once."""
+
+    def start_thread(self, fn: Callable[..., object], *args: Any) -> None:
+        """Call *fn* in a new native thread, also when *threading* is patched."""
+
+    def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Call *fn* in a native thread of a pool, parked meanwhile; return or raise what it does."""
+
+
+class ReactorHub(Hub, Protocol):
+    """A hub that can also carry the compiled loop's reactor."""
 
     def switch(self, hub: Any) -> Any:
         """Switch to *hub* in its own way; return what it is left with."""

@@ -3,12 +3,12 @@
 import os
 
 if os.environ.get("PSYCOGREEN_NO_EXTENSIONS", "0") not in ("", "0"):
-    from psycogreen._pywaitloop import implementation, wait_callback
+    from psycogreen._pywaitloop import implementation, parked, wait_callback
 else:
     try:
-        from psycogreen._waitloop import implementation, wait_callback
+        from psycogreen._waitloop import implementation, parked, wait_callback
     except ImportError:
         # Not built (no compiler) or built for another interpreter.
-        from psycogreen._pywaitloop import implementation, wait_callback
+        from psycogreen._pywaitloop import implementation, parked, wait_callback
 
-__all__ = ["implementation", "wait_callback"]
+__all__ = ["implementation", "parked", "wait_callback"]

@@ -32,17 +32,27 @@ def park(hub: Hub, conn: Any, state: int, timeout: Any) -> None:
 
         raise psycopg2.OperationalError(f"Bad result from poll: {state!r}")
     if hub.current() is None:
-        _wait_in_thread(hub, conn.fileno(), _EVENTS[state], timeout)
+        wait_in_thread(hub, conn.fileno(), state, timeout)
     elif state == POLL_READ:
         hub.wait_read(conn.fileno(), timeout)
     else:
         hub.wait_write(conn.fileno(), timeout)
 
 
-def _wait_in_thread(hub: Hub, fd: int, event: int, timeout: Any) -> None:
-    """Wait in ``poll(2)``: a native thread without a hub waits alone."""
+def wait_in_thread(hub: Hub, fd: int, state: int, timeout: Any) -> None:
+    """Wait in ``poll(2)`` until *fd* is ready: a native thread without a hub waits alone.
+
+    Args:
+        hub: The coroutine library.
+        fd: The descriptor.
+        state: POLL_READ or POLL_WRITE.
+        timeout: Seconds; None or -1 is no limit.
+
+    Raises:
+        TimeoutError: *timeout* ended first.
+    """
     poller = hub.poll()
-    poller.register(fd, event)
+    poller.register(fd, _EVENTS[state])
     limit = None if timeout is None or timeout == -1 else max(0, timeout * 1000)
     if not poller.poll(limit):
         raise TimeoutError("timed out")

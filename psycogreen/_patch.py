@@ -1,22 +1,65 @@
-"""Registering a wait callback with psycopg2."""
+"""Registering a wait callback with psycopg2, and standing in for its connect()."""
 
 from collections.abc import Callable
+from typing import Any
+
+from psycogreen._hub import Hub
+
+# The callback with which psycopg2.connect() hands out green connections.
+_green: Callable[..., None] | None = None
+# psycopg2._connect() as it was before it was replaced.
+_original: Callable[..., Any] | None = None
 
 
-def register(callback: Callable[..., None]) -> None:
+def register(callback: Callable[..., None], hub: Hub, connections: bool, cancel: bool) -> None:
     """Make *callback* the wait callback of the process.
+
+    Args:
+        callback: The wait callback.
+        hub: The adapter of its hub.
+        connections: Have psycopg2.connect() hand out green connections from
+            now on, while *callback* is the registered one.
+        cancel: Have the server cancel the query of a green connection when an
+            exception ends the wait for it.
 
     Raises:
         ImportError: psycopg2 is not installed or has no wait callbacks.
     """
+    global _green, _original
     try:
-        from psycopg2 import __version__, extensions
+        import psycopg2
+        from psycopg2 import extensions
     except ImportError as exc:
         raise ImportError(
             "psycogreen needs psycopg2: install psycopg2, or psycopg2-binary where no compiler is at hand"
         ) from exc
     if not hasattr(extensions, "set_wait_callback"):
         raise ImportError(
-            f"support for coroutines not available in this Psycopg version ({__version__}): install 2.9 or later"
+            f"support for coroutines not available in this Psycopg version ({psycopg2.__version__}):"
+            " install 2.9 or later"
         )
+    if connections:
+        from psycogreen._connection import GreenConnection
+
+        GreenConnection._green_hub = hub
+        GreenConnection._green_cancel = cancel
+        if _original is None:
+            _original = psycopg2._connect
+            # psycopg2.connect() looks it up at each call, so this also
+            # reaches those who imported connect() by name.
+            psycopg2._connect = _connect
+    _green = callback if connections else None
     extensions.set_wait_callback(callback)
+
+
+def _connect(dsn: str, connection_factory: Any = None, **kwasync: Any) -> Any:
+    """Stand in for psycopg2._connect()."""
+    from psycopg2 import extensions
+
+    assert _original is not None
+    if _green is None or extensions.get_wait_callback() is not _green or any(kwasync.values()):
+        return _original(dsn, connection_factory=connection_factory, **kwasync)
+
+    from psycogreen._connection import green_connection_factory
+
+    return _original(dsn, connection_factory=green_connection_factory(connection_factory), **kwasync)

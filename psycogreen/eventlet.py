@@ -4,15 +4,19 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import eventlet
 import eventlet.hubs
 import eventlet.patcher
+import eventlet.tpool
 
 from psycogreen._loop import wait_callback
+from psycogreen._park import POLL_READ
 from psycogreen._patch import register
 
 __all__ = ["eventlet_wait_callback", "make_psycopg_green", "patch_psycopg"]
 
 _select = eventlet.patcher.original("select")
+_thread = eventlet.patcher.original("_thread")
 
 
 class _Eventlet:
@@ -30,6 +34,23 @@ class _Eventlet:
 
     def poll(self) -> Any:
         return _select.poll()
+
+    def wait(self, fd: int, state: int, seconds: float | None) -> None:
+        eventlet.hubs.trampoline(
+            fd, read=state == POLL_READ, write=state != POLL_READ, timeout=seconds, timeout_exc=TimeoutError
+        )
+
+    def call_soon(self, hub: Any, fn: Callable[..., object], *args: Any) -> None:
+        hub.schedule_call_global(0, fn, *args)
+
+    def pause(self) -> None:
+        eventlet.sleep(0)
+
+    def start_thread(self, fn: Callable[..., object], *args: Any) -> None:
+        _thread.start_new_thread(fn, args)
+
+    def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+        return eventlet.tpool.execute(fn, *args)
 
     def greenlet(self, hub: Any) -> Any:
         return hub.greenlet
@@ -65,7 +86,10 @@ def _closed(exc: BaseException) -> None:
     print(f"psycogreen: {exc!r} on the reactor's descriptor", file=sys.stderr)
 
 
-@wait_callback(_Eventlet())
+_hub = _Eventlet()
+
+
+@wait_callback(_hub)
 def eventlet_wait_callback(conn: Any, timeout: float = -1) -> None:
     """Wait until psycopg2's connection *conn* is done; let other greenlets run.
 
@@ -83,15 +107,23 @@ def eventlet_wait_callback(conn: Any, timeout: float = -1) -> None:
     """
 
 
-def make_psycopg_green() -> None:
+def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
     """Make psycopg2 cooperate with eventlet, for the whole process.
 
     Undo it with ``psycopg2.extensions.set_wait_callback(None)``.
 
+    Args:
+        connections: Have ``psycopg2.connect()`` hand out connections that no
+            call on them can make stop the hub, and whose queries end in the
+            server too when their greenlet is killed. False registers the wait
+            callback alone, as release 1.0.2 did.
+        cancel: Have the server cancel the query of such a connection when an
+            exception ends the wait for it.
+
     Raises:
         ImportError: psycopg2 is not installed or has no wait callbacks.
     """
-    register(eventlet_wait_callback)
+    register(eventlet_wait_callback, _hub, connections, cancel)
     # A later eventlet.monkey_patch() would put eventlet's own callback there.
     eventlet.patcher.already_patched["psycopg"] = True
 

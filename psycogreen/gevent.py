@@ -4,12 +4,14 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 import gevent.monkey
 from gevent._hub_local import get_hub_if_exists
 from gevent.exceptions import InvalidSwitchError
 from gevent.socket import wait_read, wait_write
 
 from psycogreen._loop import wait_callback
+from psycogreen._park import POLL_READ
 from psycogreen._patch import register
 
 __all__ = ["gevent_wait_callback", "make_psycopg_green", "patch_psycopg"]
@@ -28,6 +30,21 @@ class _Gevent:
 
     def poll(self) -> Any:
         return gevent.monkey.get_original("select", "poll")()
+
+    def wait(self, fd: int, state: int, seconds: float | None) -> None:
+        (wait_read if state == POLL_READ else wait_write)(fd, timeout=seconds)
+
+    def call_soon(self, hub: Any, fn: Callable[..., object], *args: Any) -> None:
+        hub.loop.run_callback(fn, *args)
+
+    def pause(self) -> None:
+        gevent.sleep(0)
+
+    def start_thread(self, fn: Callable[..., object], *args: Any) -> None:
+        gevent.monkey.get_original("_thread", "start_new_thread")(fn, args)
+
+    def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+        return gevent.get_hub().threadpool.apply(fn, args)
 
     def greenlet(self, hub: Any) -> Any:
         return hub
@@ -62,7 +79,10 @@ class _Watch:
                 self._watcher.close()
 
 
-@wait_callback(_Gevent())
+_hub = _Gevent()
+
+
+@wait_callback(_hub)
 def gevent_wait_callback(conn: Any, timeout: float | None = None) -> None:
     """Wait until psycopg2's connection *conn* is done; let other greenlets run.
 
@@ -80,15 +100,23 @@ def gevent_wait_callback(conn: Any, timeout: float | None = None) -> None:
     """
 
 
-def make_psycopg_green() -> None:
+def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
     """Make psycopg2 cooperate with gevent, for the whole process.
 
     Undo it with ``psycopg2.extensions.set_wait_callback(None)``.
 
+    Args:
+        connections: Have ``psycopg2.connect()`` hand out connections that no
+            call on them can make stop the hub, and whose queries end in the
+            server too when their greenlet is killed. False registers the wait
+            callback alone, as release 1.0.2 did.
+        cancel: Have the server cancel the query of such a connection when an
+            exception ends the wait for it.
+
     Raises:
         ImportError: psycopg2 is not installed or has no wait callbacks.
     """
-    register(gevent_wait_callback)
+    register(gevent_wait_callback, _hub, connections, cancel)
 
 
 patch_psycopg = make_psycopg_green

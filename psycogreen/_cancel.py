@@ -1,0 +1,205 @@
+"""Asking the server to cancel a query, without stopping the hub.
+
+From libpq 17 on the request is made with its non-blocking functions, and is
+encrypted if the connection is (libpq's documentation, "Canceling Queries in
+Progress"). An older libpq can only block: then a native thread asks.
+"""
+
+import atexit
+import ctypes
+import functools
+import os
+import time
+from collections.abc import Callable, Generator
+from ctypes import c_char_p, c_int, c_void_p
+from typing import Any
+
+import greenlet
+import psycopg2
+
+from psycogreen._hub import Hub
+from psycogreen._libpq import libpq
+from psycogreen._park import POLL_READ, POLL_WRITE, wait_in_thread
+
+# Seconds after which a request is given up that nobody waits for; the longest
+# time that such requests may hold up the end of the process.
+PATIENCE = 10.0
+PATIENCE_AT_EXIT = 1.0
+
+# PGRES_POLLING_OK; PGRES_POLLING_READING and WRITING are the numbers POLL_READ
+# and POLL_WRITE.
+_DONE = 3
+
+# What a request waits for: a descriptor, and POLL_READ or POLL_WRITE.
+_Steps = Generator[tuple[int, int], None, None]
+
+# A function that waits for a step: descriptor, state, seconds.
+_Wait = Callable[[int, int, float | None], None]
+
+# The requests that nobody waits for.
+_pending: set["_Request"] = set()
+
+
+def cancel(conn: Any, hub: Hub) -> None:
+    """Have the server cancel what *conn* executes; wait until it has been told.
+
+    In the hub's own greenlet, which can't wait, see *cancel_soon*.
+
+    Raises:
+        psycopg2.OperationalError: The server could not be asked.
+        psycopg2.NotSupportedError: libpq can't be reached.
+    """
+    request = _Request(conn, hub)
+    current = hub.current()
+    if current is None:
+        request.finish(functools.partial(wait_in_thread, hub), None)
+    elif greenlet.getcurrent() is hub.greenlet(current):
+        _leave(request, hub)
+    else:
+        request.finish(hub.wait, None)
+
+
+def cancel_soon(conn: Any, hub: Hub) -> None:
+    """Have the server cancel what *conn* executes, without waiting; *conn* may be closed right after.
+
+    It is done as well as may be: there is nobody to hear of a failure.
+    """
+    try:
+        request = _Request(conn, hub)
+    except (psycopg2.Error, OSError, RuntimeError):
+        return  # no server, no descriptor, no thread
+    _leave(request, hub)
+
+
+def _leave(request: "_Request", hub: Hub) -> None:
+    """Let the hub of this thread finish *request*, or a native thread if it has none."""
+    _pending.add(request)
+    current = hub.current()
+    if current is not None:
+        # The hub starts the greenlet, so that it is the hub to which it returns.
+        hub.call_soon(current, lambda: greenlet.greenlet(_finish).switch(request, hub.wait, PATIENCE))
+    else:
+        request.in_thread = True
+        hub.start_thread(_finish, request, functools.partial(wait_in_thread, hub), PATIENCE)
+
+
+def _finish(request: "_Request", wait: _Wait, seconds: float) -> None:
+    try:
+        request.finish(wait, seconds)
+    except (psycopg2.Error, OSError):
+        pass
+    finally:
+        _pending.discard(request)
+
+
+@atexit.register
+def _finish_all() -> None:
+    """Finish what the hub has no more time for, such as after Ctrl-C."""
+    deadline = time.monotonic() + PATIENCE_AT_EXIT
+    for request in list(_pending):
+        if not request.in_thread:
+            _finish(request, functools.partial(wait_in_thread, request.hub), deadline - time.monotonic())
+    for request in list(_pending):
+        while request in _pending and time.monotonic() < deadline:
+            request.hub.poll().poll(5)
+
+
+class _Request:
+    """A request that is under way."""
+
+    def __init__(self, conn: Any, hub: Hub) -> None:
+        """Take the key of *conn* and send what can be sent at once.
+
+        Raises:
+            psycopg2.Error: It failed.
+            OSError, RuntimeError: No descriptor, no thread is to be had.
+        """
+        self.hub = hub
+        self.in_thread = False
+        self._steps = _steps(conn) if hasattr(libpq(), "PQcancelCreate") else _steps_of_thread(conn, hub)
+        self._awaited: tuple[int, int] | None = next(self._steps)
+
+    def finish(self, wait: _Wait, seconds: float | None) -> None:
+        """Wait until the server has taken the request.
+
+        Raises:
+            psycopg2.OperationalError: It failed.
+            TimeoutError: It took longer than *seconds*.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        try:
+            while self._awaited:
+                wait(*self._awaited, None if deadline is None else max(0, deadline - time.monotonic()))
+                self._awaited = next(self._steps, None)
+        finally:
+            self._steps.close()
+
+
+def _steps(conn: Any) -> _Steps:
+    pq = _nonblocking()
+    request = pq.PQcancelCreate(conn.pgconn_ptr)
+    try:
+        state = POLL_WRITE if pq.PQcancelStart(request) else None
+        while state in (POLL_READ, POLL_WRITE):
+            yield pq.PQcancelSocket(request), state
+            state = pq.PQcancelPoll(request)
+        if state != _DONE:
+            raise psycopg2.OperationalError(pq.PQcancelErrorMessage(request).decode(errors="replace"))
+    finally:
+        pq.PQcancelFinish(request)
+
+
+@functools.cache
+def _nonblocking() -> Any:
+    pq = libpq()
+    for name, result in {
+        "PQcancelCreate": c_void_p,
+        "PQcancelStart": c_int,
+        "PQcancelPoll": c_int,
+        "PQcancelSocket": c_int,
+        "PQcancelErrorMessage": c_char_p,
+        "PQcancelFinish": None,
+    }.items():
+        function = getattr(pq, name)
+        function.restype = result
+        function.argtypes = [c_void_p]
+    return pq
+
+
+def _steps_of_thread(conn: Any, hub: Hub) -> _Steps:
+    get_cancel, cancel, free_cancel = _blocking()
+    key = get_cancel(conn.pgconn_ptr)
+    ended, end = os.pipe()
+    errors: list[str] = []
+
+    def ask() -> None:
+        message = ctypes.create_string_buffer(256)
+        try:
+            if not cancel(key, message, len(message)):
+                errors.append(message.value.decode(errors="replace"))
+        finally:
+            free_cancel(key)
+            os.close(end)
+
+    try:
+        try:
+            hub.start_thread(ask)
+        except BaseException:
+            free_cancel(key)
+            os.close(end)
+            raise
+        yield ended, POLL_READ
+    finally:
+        os.close(ended)
+    if errors:
+        raise psycopg2.OperationalError(errors[0])
+
+
+@functools.cache
+def _blocking() -> tuple[Any, Any, Any]:
+    # A CFUNCTYPE, unlike libpq()'s functions, lets other threads run meanwhile.
+    pq = libpq()
+    get_cancel = ctypes.PYFUNCTYPE(c_void_p, c_void_p)(("PQgetCancel", pq))
+    cancel = ctypes.CFUNCTYPE(c_int, c_void_p, c_char_p, c_int)(("PQcancel", pq))
+    free_cancel = ctypes.PYFUNCTYPE(None, c_void_p)(("PQfreeCancel", pq))
+    return get_cancel, cancel, free_cancel

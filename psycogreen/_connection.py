@@ -1,0 +1,202 @@
+"""What a green connection adds to psycopg2's.
+
+Mixins (connecting, large objects) are bases of GreenConnection, before
+psycopg2's class: they override its methods by their names, reach the next one
+by super(), and set ``__slots__ = ()``. See _green.py for the classes that
+users bring.
+"""
+
+import functools
+from types import TracebackType
+from typing import Any, ClassVar
+
+import greenlet
+import psycopg2
+from psycopg2 import extensions
+
+from psycogreen import _cancel
+from psycogreen._cursor import DefaultCursor, GreenCursor
+from psycogreen._green import brought, green_factory
+from psycogreen._guard import refuse, user
+from psycogreen._hub import Hub
+from psycogreen._lobject import LargeObjects
+
+_psycopg: Any = extensions.connection
+_cursor = _psycopg.cursor
+
+
+def _guarded(name: str) -> Any:
+    """Make psycopg2's method *name* raise while another greenlet is in a query."""
+    method = getattr(_psycopg, name)
+
+    @functools.wraps(method)
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        refuse(self, name)
+        return method(self, *args, **kwargs)
+
+    return guarded
+
+
+def _guarded_setter(name: str) -> property:
+    """Make setting psycopg2's attribute *name* raise while another greenlet is in a query."""
+    attribute = getattr(_psycopg, name)
+
+    def guarded(self: Any, value: Any) -> None:
+        refuse(self, name)
+        attribute.__set__(self, value)
+
+    return property(attribute.__get__, guarded, doc=attribute.__doc__)
+
+
+class GreenConnection(LargeObjects, _psycopg):  # type: ignore[misc]
+    """psycopg2's connection, in which no call can stop the hub.
+
+    While a greenlet waits in a query, psycopg2 holds a mutex which nearly all
+    methods ask for, and which would never be given back to a greenlet of the
+    same thread. Those methods raise ProgrammingError instead; close() ends
+    the query.
+    """
+
+    # See GreenCursor.
+    __slots__ = ()
+
+    # The adapter of the registered callback, and its user's choice.
+    _green_hub: ClassVar[Hub]
+    _green_cancel: ClassVar[bool]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.cursor_factory = None
+        super().__init__(*args, **kwargs)
+
+    commit = _guarded("commit")
+    rollback = _guarded("rollback")
+    reset = _guarded("reset")
+    set_session = _guarded("set_session")
+    set_isolation_level = _guarded("set_isolation_level")
+    set_client_encoding = _guarded("set_client_encoding")
+    tpc_begin = _guarded("tpc_begin")
+    tpc_prepare = _guarded("tpc_prepare")
+    tpc_commit = _guarded("tpc_commit")
+    tpc_rollback = _guarded("tpc_rollback")
+    tpc_recover = _guarded("tpc_recover")
+
+    autocommit = _guarded_setter("autocommit")
+    isolation_level = _guarded_setter("isolation_level")
+    readonly = _guarded_setter("readonly")
+    deferrable = _guarded_setter("deferrable")
+
+    # psycopg2's poll() takes the answer that it finds, whoever waits for it:
+    # the greenlet that does would wait for ever. The wait loop calls the
+    # unguarded one.
+    _green_poll = _psycopg.poll
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.poll is not GreenConnection.poll:
+            cls._green_poll = cls.poll  # a user's class knows why
+
+    def poll(self) -> int:
+        """See psycopg2.
+
+        Raises:
+            psycopg2.ProgrammingError: Another greenlet waits in a query.
+        """
+        if user(self) is not greenlet.getcurrent():
+            refuse(self, "poll")
+        state: int = super().poll()
+        return state
+
+    def close(self) -> None:
+        """Close the connection; a greenlet in a query on it gets InterfaceError at once."""
+        hub = self._green_hub
+        while (other := user(self)) is not None:
+            current = hub.current()
+            here = greenlet.getcurrent()
+            if current is None:
+                refuse(self, "close")  # a signal handler or __del__ within the wait for the query
+            elif here is hub.greenlet(current):
+                self._green_evict(other)
+            elif here is other:
+                # As above; but here the hub can do it as soon as this greenlet waits.
+                hub.call_soon(current, self.close)
+                return
+            else:
+                hub.call_soon(current, self._green_evict, other)
+                hub.pause()
+        super().close()
+
+    def _green_evict(self, other: greenlet.greenlet) -> None:
+        """Have *other* leave its query; in the hub's greenlet."""
+        if user(self) is other:
+            other.throw(psycopg2.InterfaceError("connection closed by another greenlet"))
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            super().__exit__(exc_type, exc, traceback)
+        except psycopg2.InterfaceError:
+            # psycopg2 closed the connection when the exception ended the wait
+            # for a query, so there is nothing to roll back. Do not hide a
+            # kill or a timeout behind that.
+            if exc is None or isinstance(exc, psycopg2.Error) or not self.closed:
+                raise
+
+    # psycopg2's own attribute holds the green factory, because its cursor()
+    # reads it; users see the factory that they set.
+    @property
+    def cursor_factory(self) -> Any:
+        """The factory that cursor() uses if it is not told another, or None."""
+        factory = _psycopg.cursor_factory.__get__(self)
+        return None if factory is DefaultCursor else brought(factory)
+
+    @cursor_factory.setter
+    def cursor_factory(self, factory: Any) -> None:
+        green = DefaultCursor if factory is None else green_factory(factory, GreenCursor)
+        _psycopg.cursor_factory.__set__(self, green)
+
+    def cursor(
+        self, name: Any = None, cursor_factory: Any = None, withhold: Any = False, scrollable: Any = None
+    ) -> Any:
+        """See psycopg2."""
+        if cursor_factory is None:
+            if name is None and withhold is False and scrollable is None:
+                # This way it takes a third of what parsing the arguments twice would.
+                return _cursor(self)
+        else:
+            cursor_factory = green_factory(cursor_factory, GreenCursor)
+        return _cursor(self, name, cursor_factory, withhold, scrollable)
+
+    def cancel(self) -> None:
+        """Have the server cancel the current query, without stopping the hub.
+
+        Raises:
+            psycopg2.InterfaceError: The connection is closed.
+            psycopg2.OperationalError: The server could not be asked.
+            psycopg2.ProgrammingError: A prepared two-phase transaction is open.
+        """
+        if self.closed:
+            raise psycopg2.InterfaceError("connection already closed")
+        if self.status == extensions.STATUS_PREPARED:
+            raise psycopg2.ProgrammingError("cancel cannot be used with a prepared two-phase transaction")
+        if self.status not in (extensions.STATUS_READY, extensions.STATUS_BEGIN):
+            raise psycopg2.OperationalError("asynchronous connection attempt underway")
+        try:
+            _cancel.cancel(self, self._green_hub)
+        except psycopg2.NotSupportedError:
+            super().cancel()
+
+    def _green_interrupted(self) -> None:
+        """Called by the wait loop when an exception is about to end the wait."""
+        # Neither during a connect nor after the loss of the connection.
+        if self._green_cancel and self.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE:
+            _cancel.cancel_soon(self, self._green_hub)
+
+
+def green_connection_factory(factory: Any) -> Any:
+    """Return the green factory for a user's *connection_factory*, None for the default."""
+    if factory is None:
+        return GreenConnection
+    if isinstance(factory, type) and issubclass(factory, psycopg2._psycopg.ReplicationConnection):
+        return factory  # needs psycopg2's blocking calls
+    return green_factory(factory, GreenConnection)

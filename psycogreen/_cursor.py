@@ -1,0 +1,45 @@
+"""What a green cursor adds to psycopg2's."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from psycopg2 import extensions
+
+from psycogreen._guard import refuse
+
+
+class GreenCursor(extensions.cursor):  # type: ignore[misc]  # mixins go before extensions.cursor: (Copy, extensions.cursor)
+    """psycopg2's cursor, in which no call can stop the hub.
+
+    What is not here needs no help: psycopg2 itself raises ProgrammingError
+    from execute(), callproc() and all of a named cursor's methods while a
+    query is under way on the connection.
+    """
+
+    # Nothing is stored in the objects: so this goes with any class a user
+    # brings, and cursors stay as small as psycopg2's.
+    __slots__ = ()
+
+    def executemany(self, query: Any, vars_list: Iterable[Any]) -> None:
+        """See psycopg2.
+
+        Raises:
+            psycopg2.ProgrammingError: Another greenlet executes a query on
+                the connection, at first or when *vars_list* has given an item.
+        """
+        refuse(self.connection, "executemany")
+        super().executemany(query, _guarded(self.connection, iter(vars_list)))
+
+
+def _guarded(conn: Any, items: Iterator[Any]) -> Iterator[Any]:
+    # A generator of the user's may wait, and meanwhile another greenlet use
+    # the connection.
+    for item in items:
+        refuse(conn, "executemany")
+        yield item
+
+
+class DefaultCursor(GreenCursor):
+    """What a connection makes whose cursor_factory was not set: so that one set to psycopg2's class is told apart."""
+
+    __slots__ = ()

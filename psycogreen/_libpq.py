@@ -1,0 +1,68 @@
+"""The libpq that psycopg2 itself loaded, through ctypes.
+
+The functions are looked up in psycopg2's extension module: the dynamic linker
+then searches what that module is linked with, so that connections are handed
+to the very library that made them, also where a wheel brings its own.
+"""
+
+import ctypes
+import functools
+from ctypes import POINTER, c_char_p, c_int, c_void_p
+from typing import Any
+
+# Result and argument types. Pointers to libpq's own structures are c_void_p,
+# and so are strings that the caller must free.
+_PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
+    "PQlibVersion": (c_int, []),
+    "PQstatus": (c_int, [c_void_p]),
+    "PQerrorMessage": (c_char_p, [c_void_p]),
+    "PQsendQueryParams": (
+        c_int,
+        [c_void_p, c_char_p, c_int, c_void_p, POINTER(c_char_p), POINTER(c_int), POINTER(c_int), c_int],
+    ),
+    "PQflush": (c_int, [c_void_p]),
+    "PQisBusy": (c_int, [c_void_p]),
+    "PQconsumeInput": (c_int, [c_void_p]),
+    "PQgetResult": (c_void_p, [c_void_p]),
+    "PQresultStatus": (c_int, [c_void_p]),
+    "PQgetvalue": (c_void_p, [c_void_p, c_int, c_int]),
+    "PQgetlength": (c_int, [c_void_p, c_int, c_int]),
+    "PQclear": (None, [c_void_p]),
+    "PQfreemem": (None, [c_void_p]),
+    "PQputCopyData": (c_int, [c_void_p, c_char_p, c_int]),
+    "PQputCopyEnd": (c_int, [c_void_p, c_char_p]),
+    "PQgetCopyData": (c_int, [c_void_p, POINTER(c_void_p), c_int]),
+}
+
+
+@functools.cache
+def libpq() -> ctypes.PyDLL:
+    """Return psycopg2's libpq; calls into it keep the GIL.
+
+    Call only what does not block: green connections are in libpq's
+    non-blocking mode. For the ``PGconn *`` take ``connection.pgconn_ptr``,
+    anew each time: it is None once the connection is closed.
+
+    Raises:
+        psycopg2.NotSupportedError: The functions can't be reached, because
+            psycopg2 contains libpq instead of loading it, or because the
+            platform does not look into the libraries of a library.
+    """
+    import psycopg2
+    from psycopg2 import extensions
+
+    try:
+        path = psycopg2._psycopg.__file__
+        library = ctypes.PyDLL(path)
+        for name, (result, arguments) in _PROTOTYPES.items():
+            function = getattr(library, name)
+            function.restype = result
+            function.argtypes = arguments
+        if library.PQlibVersion() != extensions.libpq_version():
+            raise OSError(f"{path} uses libpq {extensions.libpq_version()}, but {library.PQlibVersion()} was found")
+    except (AttributeError, OSError) as exc:
+        raise psycopg2.NotSupportedError(
+            f"the libpq inside psycopg2 can't be reached ({exc}): install a psycopg2 that loads libpq as a shared"
+            " library, as psycopg2-binary does on Linux and macOS"
+        ) from exc
+    return library

@@ -1,0 +1,97 @@
+"""No call on a connection stops the hub while another greenlet uses it: the table of freeze_table.py.
+
+A call that froze would freeze the tests with it, so a program of its own makes
+the calls, and is ended when it says nothing for too long.
+"""
+
+import json
+import select
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+from freeze_table import ANSWERS, CALLS, REFUSED, SITUATIONS, Call
+
+# Seconds without a word after which the program is taken for frozen.
+WATCHDOG = 10
+
+# A pause of the hub, in seconds, that counts as stopping it.
+PAUSE = 0.05
+
+
+@pytest.fixture(scope="module")
+def reports(dsn: str) -> Any:
+    """Reports of all calls in a situation, by the names of the calls; none of those that froze."""
+    made: dict[str, dict[str, Any]] = {}
+
+    def reports(situation: str) -> dict[str, Any]:
+        if situation not in made:
+            found = made[situation] = {}
+            names = [call.name for call in CALLS]
+            while names:
+                told = run(dsn, situation, names)
+                found.update(told)
+                names = names[len(told) + 1 :]  # after the one that froze
+        return made[situation]
+
+    return reports
+
+
+def run(dsn: str, situation: str, names: list[str]) -> dict[str, Any]:
+    program = Path(__file__).with_name("freeze_table.py")
+    told = {}
+    with subprocess.Popen(
+        [sys.executable, program, dsn, situation, *names], stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        assert process.stdout
+        try:
+            for _ in names:
+                ready, _, _ = select.select([process.stdout], [], [], WATCHDOG)
+                line = process.stdout.readline() if ready else ""
+                if not line:
+                    break
+                report = json.loads(line)
+                told[report["call"]] = report
+        finally:
+            process.kill()
+    return told
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize("call", CALLS, ids=[call.name for call in CALLS])
+def test_call(reports: Any, situation: str, call: Call) -> None:
+    report = reports(situation).get(call.name)
+    assert report is not None, "it froze"
+    outcome, query = report["outcome"], report["query"]
+    refused = call.outcome.endswith(REFUSED.format(""))
+    if situation in ("autocommit", "transaction"):
+        assert fnmatch(outcome, call.outcome)
+        assert query.startswith(call.query)
+    elif situation == "kill":
+        assert query == "Killed: killed"
+        if call.name != "executemany() that began before":  # it goes on when the kill is done
+            assert fnmatch(outcome, call.outcome)
+    elif situation == "dying":
+        # The connection is closed, and psycopg2 says so.
+        assert query == "Killed: killed"
+        assert outcome == ANSWERS or outcome.startswith(("InterfaceError: ", "OperationalError: "))
+    else:
+        assert query == "InterfaceError: connection closed by another greenlet"
+        if refused or call.name == "connection.close()":
+            assert outcome == call.outcome
+    assert report["took"] < PAUSE
+    assert report["gap"] < PAUSE
+
+
+def test_all_methods_are_in_the_table() -> None:
+    from psycopg2 import extensions
+
+    table = " ".join(call.name for call in CALLS)
+    for cls in extensions.connection, extensions.cursor, extensions.ConnectionInfo:
+        for name in dir(cls):
+            if not name.startswith("__"):
+                assert name in table, f"{cls.__name__}.{name}"

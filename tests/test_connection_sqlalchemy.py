@@ -1,0 +1,133 @@
+"""SQLAlchemy's pool on green connections."""
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sqlalchemy")
+
+PROGRAM = """
+    from orm import *
+    import psycopg2, sqlalchemy
+    from sqlalchemy import create_engine, exc, text
+    from sqlalchemy.pool import QueuePool
+
+    connect = lambda: psycopg2.connect("{dsn}", application_name="psycogreen")
+    engine = create_engine("postgresql+psycopg2://", creator=connect, pool_size=5, max_overflow=5, pool_pre_ping=True)
+    assert type(engine.pool) is QueuePool
+    monitor = create_engine("postgresql+psycopg2://", creator=connect, isolation_level="AUTOCOMMIT")
+
+    def active(words):
+        with monitor.connect() as conn:
+            return conn.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE :q"
+                                    " AND pid <> pg_backend_pid()"), {"q": words})
+
+    def query(n):
+        with engine.begin() as conn:
+            return conn.scalar(text("SELECT :n + 0 * length(pg_sleep(0.02)::text)"), {"n": n})
+
+    active("warm up")
+    ticker = Ticker()
+"""
+
+
+@pytest.mark.timeout(60)
+def test_work(run_script: Any, dsn: str) -> None:
+    run_script(
+        PROGRAM
+        + """
+    # More greenlets than connections.
+    assert sorted(wait(g) for g in [spawn(query, n) for n in range(40)]) == list(range(40))
+    assert engine.pool.checkedout() == 0
+
+    # A server that ended its sessions: the ping finds out.
+    with monitor.connect() as conn:
+        conn.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                          " WHERE pid <> pg_backend_pid() AND application_name = 'psycogreen'"))
+    assert sorted(wait(g) for g in [spawn(query, n) for n in range(10)]) == list(range(10))
+
+    # Rows from the server bit by bit, and many rows at once.
+    with engine.begin() as conn:
+        rows = conn.execution_options(stream_results=True).execute(text("SELECT generate_series(1, 3000)"))
+        assert len(rows.fetchall()) == 3000
+    with engine.begin() as conn:
+        table = sqlalchemy.Table("t", sqlalchemy.MetaData(), sqlalchemy.Column("x", sqlalchemy.Integer),
+                                 prefixes=["TEMPORARY"])
+        table.create(conn)
+        conn.execute(table.insert(), [{"x": n} for n in range(2000)])
+        assert conn.scalar(sqlalchemy.select(sqlalchemy.func.count()).select_from(table)) == 2000
+    assert ticker.longest < 0.1, ticker.longest
+    """,
+        dsn=dsn,
+    )
+
+
+@pytest.mark.timeout(60)
+def test_kills(run_script: Any, dsn: str) -> None:
+    run_script(
+        PROGRAM
+        + """
+    def sleeper():
+        with engine.begin() as conn:
+            conn.execute(text("SELECT pg_sleep(60) /* kill */"))
+
+    greenlets = [spawn(caught, sleeper) for _ in range(10)]
+    until(lambda: active("%/* kill */") == 10)
+    for greenlet in greenlets:
+        kill(greenlet, Killed())
+    for greenlet in greenlets:
+        assert isinstance(wait(greenlet), Killed), wait(greenlet)
+    until(lambda: active("%/* kill */") == 0)
+    assert engine.pool.checkedout() == 0
+    assert sorted(wait(g) for g in [spawn(query, n) for n in range(20)]) == list(range(20))
+    assert ticker.longest < 0.1, ticker.longest
+    """,
+        dsn=dsn,
+    )
+
+
+@pytest.mark.timeout(60)
+def test_in_mid_query(run_script: Any, dsn: str) -> None:
+    run_script(
+        PROGRAM
+        + """
+    conns = []
+
+    def sleeper(words, seconds):
+        with engine.connect() as conn:
+            conns.append(conn)
+            return conn.scalar(text(f"SELECT 1 + 0 * length(pg_sleep({seconds})::text) /* {words} */"))
+
+    # dispose() closes what is idle, and lets the others finish.
+    wait(spawn(query, 1))
+    greenlets = [spawn(caught, sleeper, "dispose", 0.3) for _ in range(5)]
+    until(lambda: active("%/* dispose */") == 5)
+    engine.dispose()
+    assert engine.pool.checkedin() == 0
+    assert [wait(g) for g in greenlets] == [1] * 5
+
+    # invalidate() closes a connection on which another greenlet waits.
+    conns.clear()
+    greenlet = spawn(caught, sleeper, "invalidate", 60)
+    until(lambda: active("%/* invalidate */") == 1)
+    conns[0].invalidate()
+    error = wait(greenlet)
+    assert isinstance(error, exc.InterfaceError), error
+    assert "connection closed by another greenlet" in str(error)
+    until(lambda: active("%/* invalidate */") == 0)
+
+    # close() means rollback, which is refused, and so the pool throws the connection away.
+    conns.clear()
+    greenlet = spawn(caught, sleeper, "close", 60)
+    until(lambda: active("%/* close */") == 1)
+    caught(conns[0].close)
+    error = wait(greenlet)
+    assert "connection closed by another greenlet" in str(error), error
+    until(lambda: active("%/* close */") == 0)
+
+    assert wait(spawn(query, 5)) == 5
+    assert engine.pool.checkedout() == 0
+    assert ticker.longest < 0.1, ticker.longest
+    """,
+        dsn=dsn,
+    )

@@ -1,0 +1,693 @@
+"""Large objects on green connections do what psycopg2's do without a wait callback."""
+
+import random
+import re
+
+import psycopg2
+import pytest
+from psycopg2 import extensions
+
+from psycogreen._lobject import CHUNK
+
+UNUSED = 4_000_000_000  # an object identifier that nobody has
+
+
+class Log:
+    """What a user can see of a series of calls."""
+
+    def __init__(self, connection):
+        self.connection = connection
+        self.seen = []
+
+    def __call__(self, label, fn, *args, **kwargs):
+        """Call *fn*; note what it returns or raises, and return the former."""
+        try:
+            result = fn(*args, **kwargs)
+        except Exception as exc:  # noqa: BLE001
+            self.note(label, type(exc), text(exc), getattr(exc, "pgcode", ""), getattr(exc, "pgerror", ""))
+            return None
+        self.note(label, "object" if isinstance(result, extensions.lobject) else result)
+        return result
+
+    def note(self, *seen):
+        connection = self.connection
+        transaction = connection.closed or connection.info.transaction_status
+        self.seen.append((*seen, connection.closed, connection.status, transaction))
+
+
+def text(exc):
+    """Return the text of *exc*, as far as it should be psycopg2's."""
+    found = str(exc)
+    if isinstance(exc, TypeError) and re.search(r"positional|keyword|takes|callable", found):
+        return "wrong number of arguments"  # Python says it in its own words
+    return re.sub(r"large object \d+", "large object N", found)
+
+
+@pytest.fixture
+def compare(hub, connect, blocking_dsn_connect):
+    """Run *scenario* with a log and a connection, blocking and green; the logs must be equal."""
+
+    def compare(scenario, **kwargs):
+        def run(connection):
+            log = Log(connection)
+            scenario(log, connection)
+            if not connection.closed:
+                log("rollback", connection.rollback)
+            return log.seen
+
+        with blocking_dsn_connect(**kwargs) as connection:
+            expected = run(connection)
+        connection = connect(**kwargs)
+        got = hub.run(run, connection)
+        connection.close()
+        assert got == expected
+        assert len(got) > 1
+        return got
+
+    return compare
+
+
+def state(log, lobject):
+    log.note("state", lobject.mode, lobject.closed, lobject.oid > 0)
+
+
+@pytest.mark.parametrize("mode", ["", None, "r", "w", "rw", "n", "rb", "wb", "rwb", "nb", "nt", "t", "b", "rt", "rwt"])
+def test_modes(compare, mode):
+    def scenario(log, connection):
+        new = log("new", connection.lobject, 0, mode)
+        state(log, new)
+        log("write", new.write, b"some data")
+        log("seek", new.seek, 0)
+        log("read", new.read, 4)
+        log("close", new.close)
+        state(log, new)
+        old = log("old", connection.lobject, new.oid, mode)
+        state(log, old)
+        log("read", old.read)
+        connection.rollback()
+        log("gone", connection.lobject, new.oid, mode)
+
+    compare(scenario)
+
+
+@pytest.mark.parametrize("mode", ["r", "rb"])
+def test_writing_what_was_opened_for_reading(compare, mode):
+    def scenario(log, connection):
+        new = connection.lobject()  # kept, or psycopg2 closes it
+        log("write", log("open", connection.lobject, new.oid, mode).write, b"x")
+        log("then", connection.lobject)
+        connection.rollback()
+        new = connection.lobject()
+        log("truncate", connection.lobject(new.oid, mode).truncate)
+
+    compare(scenario)
+
+
+BAD_ARGUMENTS = {
+    "mode": [(0, "x"), (0, "rr"), (0, "wr"), (0, "rwx"), (0, "bt"), (0, "r\n"), (0, "rb "), (0, 5), (0, b"r")],
+    "encoding of the mode": [(0, "a\0"), (0, "\udcff"), (0, "ü")],
+    "oid": [("x",), (1.5,), (None,), (UNUSED,), (2**32 + UNUSED,), (UNUSED - 2**32,), (0, "", "x"), (0, "", None)],
+    "file": [(0, "", 0, 5), (0, "", 0, b"x"), (0, "", 0, "a\0"), (0, "", 0, "\udcff"), (0, "", 0, "")],
+    "factory": [(0, "", 0, None, f) for f in (int, 5, None, object, lambda *args: args, lambda: None)],
+    "too many": [(1, 2, 3, 4, 5, 6)],
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ARGUMENTS)
+def test_bad_arguments(compare, kind):
+    def scenario(log, connection):
+        connection.lobject()  # so that libpq knows the functions and fails as later
+        for arguments in BAD_ARGUMENTS[kind]:
+            if kind == "factory":
+                with pytest.raises(TypeError) as raised:
+                    connection.lobject(*arguments)
+                log.note(arguments, raised.type)
+            else:
+                log(arguments, connection.lobject, *arguments)
+            connection.rollback()
+        log("keyword", connection.lobject, nix=1)
+
+    compare(scenario)
+
+
+def test_bad_arguments_of_methods(compare):
+    class Number:
+        def __index__(self):
+            return 3
+
+    number = Number()
+
+    def scenario(log, connection):
+        lobject = connection.lobject()
+        lobject.write(b"some data")
+        for arguments in [
+            ("x",), (None,), (1.5,), (10**30,), (-(10**30),), (1, 2, 3), (), (number,),
+            (1, 2**40), (1, -(2**40)), (1, "x"), (1, None),
+        ]:  # fmt: skip
+            log(("seek", arguments), lobject.seek, *arguments)
+            log(("tell", arguments), lobject.tell)
+        for arguments in [("x",), (None,), (1.5,), (10**30,), (1, 2), (number,), (0,)]:
+            lobject.seek(0)
+            log(("read", arguments), lobject.read, *arguments)
+        for arguments in [("x",), (None,), (1.5,), (10**30,), (1, 2), (number,)]:
+            log(("truncate", arguments), lobject.truncate, *arguments)
+        for arguments in [(), (b"a", b"b"), (None,), (5,), (bytearray(b"x"),), (memoryview(b"x"),), (b"",), ("",)]:
+            log(("write", arguments and type(arguments[0])), lobject.write, *arguments)
+        for arguments in [(), (b"x",), (None,), (5,), ("a\0",), ("\udcff",), ("a", "b")]:
+            log(("export", arguments), lobject.export, *arguments)
+        for name in "close", "tell", "unlink":
+            log(name, getattr(lobject, name), 1)
+        log("size=", lobject.read, size=1)
+        for name in "mode", "oid", "closed":
+            with pytest.raises(AttributeError):
+                setattr(lobject, name, 1)
+        for name in "__enter__", "__iter__", "readline", "flush":
+            log.note(name, hasattr(lobject, name))
+
+    compare(scenario)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"), [("seek", (-5,)), ("seek", (0, 9)), ("seek", (-1, 2)), ("truncate", (-1,))]
+)
+def test_refused_by_the_server(compare, method, arguments):
+    def scenario(log, connection):
+        lobject = connection.lobject()
+        log(method, getattr(lobject, method), *arguments)
+        for name in "tell", "read", "close", "unlink":
+            log(("then", name), getattr(lobject, name))
+        state(log, lobject)
+
+    compare(scenario)
+
+
+METHODS = {
+    "read": (),
+    "write": (b"x",),
+    "seek": (0,),
+    "tell": (),
+    "truncate": (),
+    "close": (),
+    "export": ("/nonexistent/file",),
+    "unlink": (),
+}
+
+
+def ended(connection):
+    """Return a large object whose transaction has been committed."""
+    lobject = connection.lobject()
+    connection.commit()
+    return lobject
+
+
+def finished(how):
+    def make(connection):
+        lobject = connection.lobject()
+        how(connection)
+        return lobject
+
+    return make
+
+
+def autocommitting(connection):
+    connection.commit()
+    connection.autocommit = True
+
+
+def of_a_savepoint(connection):
+    with connection.cursor() as cursor:
+        cursor.execute("SAVEPOINT s")
+        lobject = connection.lobject()
+        cursor.execute("ROLLBACK TO s")
+    return lobject
+
+
+def closed(connection):
+    lobject = connection.lobject()
+    lobject.close()
+    return lobject
+
+
+def unlinked(connection):
+    lobject = connection.lobject()
+    lobject.unlink()
+    return lobject
+
+
+def not_opened(connection):
+    return connection.lobject(connection.lobject().oid, "n")
+
+
+def terminate(connection):
+    pid = connection.info.backend_pid
+    other = psycopg2.connect(connection.dsn)
+    with other, other.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+    other.close()
+
+
+STATES = {
+    "closed": closed,
+    "unlinked": unlinked,
+    "mode n": not_opened,
+    "committed": ended,
+    "rolled back": finished(lambda c: c.rollback()),
+    "reset": finished(lambda c: c.reset()),
+    "encoding set": finished(lambda c: c.set_client_encoding("LATIN1")),
+    "isolation level set": finished(lambda c: c.set_isolation_level(2)),
+    "another transaction": finished(lambda c: (c.commit(), c.cursor().execute("SELECT 1"))),
+    "autocommit": finished(autocommitting),
+    "savepoint": of_a_savepoint,
+    "aborted": finished(lambda c: pytest.raises(psycopg2.Error, c.cursor().execute, "nix")),
+    "terminated": finished(terminate),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("which", STATES)
+def test_states(compare, which, method):
+    def scenario(log, connection):
+        lobject = STATES[which](connection)
+        log(method, getattr(lobject, method), *METHODS[method])
+        log.note(lobject.closed, lobject.mode)
+        log("then", lobject.close)
+        log("again", getattr(lobject, method), *METHODS[method])
+
+    if which == "terminated" and method in ("export", "unlink", "close"):
+        pytest.skip("libpq has other words here: see test_terminated")
+    compare(scenario)
+
+
+@pytest.mark.parametrize("method", ["export", "unlink", "close"])
+def test_terminated(compare, method):
+    def scenario(log, connection):
+        lobject = connection.lobject()
+        terminate(connection)
+        for attempt in range(2):
+            try:
+                getattr(lobject, method)(*METHODS[method])
+            except psycopg2.Error as exc:
+                log.note(attempt, type(exc), exc.pgcode, lobject.closed)
+            else:
+                log.note(attempt, lobject.closed)
+
+    compare(scenario)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_after_the_connection_was_closed(connect, blocking_dsn_connect, method):
+    def seen(connection):
+        lobject = connection.lobject()
+        connection.close()
+        log = Log(connection)
+        log.note = lambda *what: log.seen.append(what)
+        log(method, getattr(lobject, method), *METHODS[method])
+        log("lobject", connection.lobject)
+        return [*log.seen, lobject.closed, bool(connection.closed)]
+
+    with blocking_dsn_connect() as connection:
+        expected = seen(connection)
+    assert seen(connect()) == expected
+
+
+def test_lobject_of_a_terminated_connection(connect, blocking_dsn_connect):
+    def seen(connection, begin):
+        if begin:
+            connection.cursor().execute("SELECT 1")
+        terminate(connection)
+        with pytest.raises(psycopg2.OperationalError) as raised:
+            connection.lobject()
+        return type(raised.value), connection.closed
+
+    for begin in False, True:
+        with blocking_dsn_connect() as connection:
+            expected = seen(connection, begin)
+        assert seen(connect(), begin) == expected
+
+
+def test_autocommit(compare):
+    def scenario(log, connection):
+        connection.autocommit = True
+        log("new", connection.lobject)
+        log("bad mode", connection.lobject, 0, "x")
+        log("file", connection.lobject, 0, "", 0, "/nonexistent/file")
+
+    compare(scenario)
+
+
+def test_begins_as_psycopg2_does(compare):
+    def scenario(log, connection):
+        connection.set_session(isolation_level="SERIALIZABLE", readonly=True)
+        log("read only", connection.lobject)
+        with connection.cursor() as cursor:
+            log("aborted", cursor.execute, "SHOW transaction_isolation")
+        connection.rollback()
+        log("missing", connection.lobject, UNUSED)
+        connection.rollback()
+        log("isolation", lambda: isolation(connection))
+
+    def isolation(connection):
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW transaction_isolation")
+            return cursor.fetchone()
+
+    compare(scenario)
+
+
+def test_two_phase_commit(connect, blocking_dsn_connect):
+    def seen(connection):
+        connection.tpc_begin("test_lobject")
+        lobject = connection.lobject()
+        connection.tpc_prepare()
+        log = Log(connection)
+        try:
+            log("new", connection.lobject)
+            log("read", lobject.read)
+            log("close", lobject.close)
+        finally:
+            connection.tpc_rollback()
+        log("rolled back", lobject.read)
+        return log.seen
+
+    with blocking_dsn_connect() as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW max_prepared_transactions")
+            if cursor.fetchone() == ("0",):
+                pytest.skip("the server has max_prepared_transactions = 0")
+        connection.rollback()
+        expected = seen(connection)
+    assert seen(connect()) == expected
+
+
+def test_over_two_gigabytes(compare):
+    def scenario(log, connection):
+        lobject = connection.lobject(0, "wb")
+        log("truncate", lobject.truncate, 3 << 30)
+        for arguments in [(3 << 30,), (-1, 2), (-(2 << 30), 1), (1 << 40,), (-(2**63),), (2**63 - 1,)]:
+            log(("seek", arguments), lobject.seek, *arguments)
+            log("tell", lobject.tell)
+
+    compare(scenario)
+
+
+SIZES = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK + 5]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["t", "b"])
+def test_sizes(compare, size, kind):
+    data = random.Random(size).randbytes(size) if kind == "b" else ("aü€𝄞" * size)[:size]
+
+    def scenario(log, connection):
+        lobject = connection.lobject(0, "rw" + kind)
+        log("write", lobject.write, data)
+        log("tell", lobject.tell)
+        if size:
+            with pytest.raises(psycopg2.OperationalError):
+                connection.lobject(UNUSED)
+            connection.rollback()
+            lobject = connection.lobject(0, "rw" + kind)
+            lobject.write(data)
+        lobject.seek(0)
+        log("all", lobject.read)
+        log("end", lobject.read)
+        for wanted in [*SIZES, 10 * CHUNK]:
+            lobject.seek(0)
+            log(wanted, lobject.read, wanted)
+            log("tell", lobject.tell)
+
+    compare(scenario)
+
+
+@pytest.mark.parametrize("encoding", ["UTF8", "LATIN1", "EUC_JP", "SJIS", "WIN1251", "SQL_ASCII", "GB18030"])
+@pytest.mark.parametrize("sample", ["ascii", "déjà", "日本語", "Привет", "\ud800", "é" * CHUNK + "日本" * CHUNK, "x" * CHUNK * 2 + "\ud800"])
+def test_encodings(compare, encoding, sample):
+    def scenario(log, connection):
+        connection.set_client_encoding(encoding)
+        lobject = connection.lobject()
+        log("write", lobject.write, sample)
+        log("tell", lobject.tell)
+        lobject.write(b"plain")
+        lobject.seek(0)
+        log("read", lobject.read)
+        lobject.seek(1)
+        log("from the middle", lobject.read, 1)
+        lobject.seek(1)
+        log("from the middle", lobject.read)
+        log("tell", lobject.tell)
+
+    compare(scenario)
+
+
+@pytest.mark.parametrize("where", [0, 100, CHUNK - 1, CHUNK, 2 * CHUNK + 3, 3 * CHUNK - 1])
+def test_undecodable(compare, where):
+    def scenario(log, connection):
+        lobject = connection.lobject(0, "wt")
+        data = bytearray(b"abc" * CHUNK)
+        data[where] = 0xE2  # begins a character of three bytes
+        lobject.write(bytes(data))
+        for size in -1, where, where + 1, 3 * CHUNK:
+            lobject.seek(0)
+            log(size, lobject.read, size)
+            log("tell", lobject.tell)
+
+    seen = compare(scenario)
+    assert seen[0][1] is UnicodeDecodeError
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_calls(compare, seed):
+    def scenario(log, connection):
+        chance = random.Random(seed)
+        objects = [connection.lobject(0, chance.choice(["rwb", "w", "wb"]))]
+        for step in range(40):
+            lobject = chance.choice(objects)
+            match chance.choice(["read", "read", "write", "write", "seek", "tell", "truncate", "open", "close"]):
+                case "read":
+                    log((step, "read"), lobject.read, chance.choice([0, 1, 10, 5000, 2 * CHUNK]))
+                case "write":
+                    log((step, "write"), lobject.write, b"%05d" % step * chance.choice([0, 1, 3, 5000, CHUNK // 3]))
+                case "seek":
+                    log((step, "seek"), lobject.seek, chance.choice([0, 1, 4000, CHUNK]), chance.choice([0, 0, 1]))
+                case "tell":
+                    log((step, "tell"), lobject.tell)
+                case "truncate":
+                    log((step, "truncate"), lobject.truncate, chance.choice([0, 5, 70000]))
+                case "open":
+                    objects.append(connection.lobject(lobject.oid, chance.choice(["rb", "rwb", "n"])))
+                case "close":
+                    log((step, "close"), lobject.close)
+            if connection.info.transaction_status == extensions.TRANSACTION_STATUS_INERROR:
+                break
+
+    compare(scenario)
+
+
+@pytest.mark.parametrize("size", [0, 10, CHUNK, 2 * CHUNK + 7])
+def test_import_and_export(compare, tmp_path, size):
+    data = random.Random(size).randbytes(size)
+    (tmp_path / "in ü").write_bytes(data)
+
+    def scenario(log, connection):
+        out = tmp_path / "out ü"
+        out.unlink(missing_ok=True)
+        lobject = log("import", connection.lobject, 0, "rb", UNUSED, str(tmp_path / "in ü"))
+        log.note(lobject.oid == UNUSED)  # psycopg2 does not use new_oid then
+        state(log, lobject)
+        log("tell", lobject.tell)
+        log("read", lobject.read)
+        log("export", lobject.export, str(out))
+        log.note(out.read_bytes() == data, oct(out.stat().st_mode))
+        log("tell", lobject.tell)
+        lobject.close()
+        connection.commit()
+        out.write_bytes(b"x" * 3 * CHUNK)
+        log("export again", lobject.export, str(out))
+        log.note(out.read_bytes() == data)
+        log("unlink", lobject.unlink)
+        log("export what is gone", lobject.export, str(out))
+
+    compare(scenario)
+
+
+@pytest.mark.parametrize("name", ["nonexistent/file", "directory", ""])
+def test_files_that_fail(compare, tmp_path, name):
+    (tmp_path / "directory").mkdir()
+    path = str(tmp_path / name) if name else name
+
+    def scenario(log, connection):
+        lobject = connection.lobject()
+        log("import", connection.lobject, new_file=path)
+        log("export", lobject.export, path)
+        # What failed left nothing open.
+        log.note(connection.cursor().execute("SAVEPOINT s"))
+        for descriptor in 1, 2, 3:
+            with pytest.raises(psycopg2.errors.UndefinedObject), connection.cursor() as cursor:
+                cursor.execute("SELECT lo_close(%s)", (descriptor,))
+            connection.cursor().execute("ROLLBACK TO s")
+        log("write", lobject.write, b"x")
+
+    compare(scenario)
+
+
+def test_disk_full(compare):
+    def scenario(log, connection):
+        lobject = connection.lobject()
+        lobject.write(b"x" * CHUNK)
+        log("export", lobject.export, "/dev/full")
+        log("tell", lobject.tell)
+
+    compare(scenario)
+
+
+# What is green only.
+
+
+def test_is_a_psycopg2_lobject(hub, connect):
+    lobject = hub.run(connect().lobject)
+    assert isinstance(lobject, extensions.lobject)
+    pattern = r"<lobject object at 0x[0-9a-f]+; closed: %d>"
+    assert re.fullmatch(pattern % 0, repr(lobject))
+    assert re.fullmatch(pattern % 0, str(lobject))
+    hub.run(lobject.close)
+    assert re.fullmatch(pattern % 1, repr(lobject))
+
+
+def test_factory(hub, connect):
+    class Logged(extensions.lobject):
+        def __init__(self, conn, *args):
+            self.arguments = args
+            super().__init__(conn, *args)
+
+        def read(self, *args):
+            return "<" + super().read(*args) + ">"
+
+    class Untouched(extensions.lobject):
+        def __init__(self, *args):
+            pass
+
+    def run():
+        connection = connect()
+        lobject = connection.lobject(0, "w", UNUSED, lobject_factory=Logged)
+        assert isinstance(lobject, Logged)
+        assert type(lobject).__name__ == "Logged"
+        assert lobject.arguments == (0, "w", UNUSED)
+        lobject.write("abc")
+        lobject.seek(0)
+        assert lobject.read() == "<abc>"
+        again = connection.lobject(lobject.oid, lobject_factory=Logged)
+        assert type(again) is type(lobject)
+        assert again.arguments == (UNUSED, "", 0)
+        with pytest.raises(psycopg2.OperationalError):
+            connection.lobject(mode=None, new_file="/nonexistent/file", lobject_factory=Logged)
+        connection.rollback()
+
+        untouched = connection.lobject(lobject_factory=Untouched)
+        assert (untouched.oid, untouched.mode, untouched.closed) == (0, None, True)
+        with pytest.raises(psycopg2.InterfaceError, match="lobject already closed"):
+            untouched.read()
+
+    hub.run(run)
+
+
+def test_users_typecasters_and_factories_are_not_used(hub, connect):
+    def fail(*args):
+        raise AssertionError("used")
+
+    class Cursor(extensions.cursor):
+        def execute(self, *args):
+            fail()
+
+    def run():
+        connection = connect(cursor_factory=Cursor)
+        for oids, name in ((20, 23, 26), "numbers"), ((17,), "bytea"):
+            extensions.register_type(extensions.new_type(oids, name, fail), connection)
+        lobject = connection.lobject()
+        lobject.write("abc")
+        assert lobject.seek(0) == 0
+        assert lobject.read() == "abc"
+        lobject.unlink()
+        assert connection.notices == []
+
+    hub.run(run)
+
+
+def test_of_another_schema(hub, connect):
+    """A user's function of the same name is not called."""
+
+    def run():
+        connection = connect()
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE FUNCTION pg_temp.loread(int, int) RETURNS bytea LANGUAGE sql AS $$ SELECT 'no'::bytea $$")
+            cursor.execute("SET search_path = pg_temp, pg_catalog")
+        lobject = connection.lobject()
+        lobject.write("abc")
+        lobject.seek(0)
+        assert lobject.read() == "abc"
+
+    hub.run(run)
+
+
+def test_server_without_the_64_bit_functions(hub, connect):
+    class Old(extensions.connection):
+        server_version = 90200
+
+    def run():
+        lobject = connect(connection_factory=Old).lobject()
+        lobject.write(b"some data")
+        assert lobject.seek(-4, 2) == 5
+        assert lobject.tell() == 5
+        assert lobject.read() == "data"
+        assert lobject.truncate(4) is None
+        for offset in 1 << 31, -(1 << 31) - 1:
+            with pytest.raises(psycopg2.NotSupportedError, match=rf"offset out of range \({offset}\): server version 90200"):
+                lobject.seek(offset)
+        with pytest.raises(psycopg2.NotSupportedError, match=r"len out of range \(2147483648\)"):
+            lobject.truncate(1 << 31)
+        assert lobject.seek(0, 2) == 4
+
+    hub.run(run)
+
+
+def test_read_past_the_end(hub, connect):
+    """psycopg2 raises MemoryError."""
+
+    def run():
+        lobject = connect().lobject()
+        lobject.seek(100)
+        assert lobject.read() == ""
+        assert lobject.tell() == 100
+
+    hub.run(run)
+
+
+def test_libpq_out_of_reach(hub, connect, monkeypatch):
+    def libpq():
+        raise psycopg2.NotSupportedError("the libpq inside psycopg2 can't be reached")
+
+    def run():
+        connection = connect()
+        with pytest.raises(psycopg2.NotSupportedError, match="can't be reached"):
+            connection.lobject()
+        connection.rollback()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+
+    monkeypatch.setattr("psycogreen._exchange.libpq", libpq)
+    hub.run(run)
+
+
+def test_without_a_wait_callback_it_is_psycopg2s_own(connect, blocking_dsn_connect):
+    connect()
+    with blocking_dsn_connect() as connection:
+        assert type(connection.lobject()) is extensions.lobject
+
+
+def test_asynchronous_connection(connect, dsn):
+    from psycopg2.extras import wait_select
+
+    connection = psycopg2.connect(dsn, async_=True)
+    wait_select(connection)
+    with pytest.raises(psycopg2.ProgrammingError, match="asynchronous"):
+        connection.lobject()
+    connection.close()
