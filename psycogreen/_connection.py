@@ -147,8 +147,7 @@ class GreenConnection(LargeObjects, _psycopg):  # type: ignore[misc]
     @property
     def cursor_factory(self) -> Any:
         """The factory that cursor() uses if it is not told another, or None."""
-        factory = _psycopg.cursor_factory.__get__(self)
-        return None if factory is DefaultCursor else brought(factory)
+        return brought(_psycopg.cursor_factory.__get__(self))
 
     @cursor_factory.setter
     def cursor_factory(self, factory: Any) -> None:

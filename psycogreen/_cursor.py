@@ -20,6 +20,8 @@ class GreenCursor(extensions.cursor):  # type: ignore[misc]  # mixins go before 
     # brings, and cursors stay as small as psycopg2's.
     __slots__ = ()
 
+    _green_for = extensions.cursor
+
     def executemany(self, query: Any, vars_list: Iterable[Any]) -> None:
         """See psycopg2.
 
@@ -40,6 +42,8 @@ def _guarded(conn: Any, items: Iterator[Any]) -> Iterator[Any]:
 
 
 class DefaultCursor(GreenCursor):
-    """What a connection makes whose cursor_factory was not set: so that one set to psycopg2's class is told apart."""
+    """What a connection makes whose cursor_factory was not set: told apart from one that was set to psycopg2's."""
 
     __slots__ = ()
+
+    _green_for = None

@@ -27,7 +27,7 @@ def green_factory(factory: Any, green: type) -> Any:
 
 
 def brought(factory: Any) -> Any:
-    """Return the user's factory for which *green_factory* made *factory*."""
+    """Return the user's factory for which *factory* is the green one."""
     if isinstance(factory, _Adopter):
         return factory.factory
     if isinstance(factory, type):

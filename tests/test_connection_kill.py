@@ -37,7 +37,8 @@ def active(connect: Any) -> Callable[[str], int]:
 
     def active(words: str) -> int:
         cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE %s AND pid <> pg_backend_pid()",
+            "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE %s"
+            " AND pid <> pg_backend_pid()",
             (f"%{words}%",),
         )
         return cursor.fetchone()[0]

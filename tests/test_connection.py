@@ -1,0 +1,422 @@
+"""Green connections: who gets one, what they are, and how they are closed."""
+
+import functools
+import gc
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from typing import Any
+
+import psycopg2
+import pytest
+from fix_hub import Hub
+from psycopg2 import extensions, extras
+from psycopg2.extensions import get_wait_callback, set_wait_callback
+
+from psycogreen._connection import GreenConnection
+from psycogreen._cursor import GreenCursor
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class OwnConnection(extensions.connection):
+    """A user's connection class with much of what such a class may do."""
+
+    def __init__(self, dsn: str, **kwargs: Any) -> None:
+        self.calls = ["init"]
+        super().__init__(dsn, **kwargs)
+        self.calls.append("connected")
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls.append("cursor")
+        kwargs.setdefault("cursor_factory", self.cursor_factory or OwnCursor)
+        return super().cursor(*args, **kwargs)
+
+    def commit(self) -> None:
+        self.calls.append("commit")
+        super().commit()
+
+    def close(self) -> None:
+        self.calls.append("close")
+        super().close()
+
+
+class OwnCursor(extensions.cursor):
+    def execute(self, query: Any, vars: Any = None) -> None:
+        self.connection.calls.append("execute")
+        super().execute(query, vars)
+
+
+class SlottedConnection(extensions.connection):
+    __slots__ = ("mark",)
+
+
+class SlottedCursor(extensions.cursor):
+    __slots__ = ("mark",)
+
+
+CONNECTIONS = [
+    extensions.connection,
+    extras.DictConnection,
+    extras.RealDictConnection,
+    extras.NamedTupleConnection,
+    OwnConnection,
+    SlottedConnection,
+]
+CURSORS = [extensions.cursor, extras.DictCursor, extras.RealDictCursor, extras.NamedTupleCursor, SlottedCursor]
+
+
+@pytest.mark.parametrize("factory", CONNECTIONS)
+def test_connection_factory_keeps_its_type(connect: Any, factory: type) -> None:
+    conn = connect(connection_factory=factory)
+    assert isinstance(conn, factory)
+    assert isinstance(conn, GreenConnection)
+    assert type(conn).__name__ == factory.__name__ or factory is extensions.connection
+    assert conn.cursor_factory is None
+    assert type(connect(connection_factory=factory)) is type(conn)
+    cursor = conn.cursor()
+    assert isinstance(cursor, GreenCursor)
+    cursor.execute("SELECT 1 AS one")
+    assert [list(row.values() if isinstance(row, dict) else row) for row in cursor] == [[1]]
+
+
+def test_own_methods_are_called(connect: Any) -> None:
+    conn = connect(connection_factory=OwnConnection)
+    with conn, conn.cursor() as cursor:
+        assert isinstance(cursor, OwnCursor)
+        cursor.execute("SELECT 1")
+    conn.close()
+    assert conn.calls == ["init", "connected", "cursor", "execute", "commit", "close"]
+
+
+def test_logging_connection(connect: Any) -> None:
+    class Log(list[Any]):
+        def write(self, text: str) -> None:
+            self.append(text)
+
+    log = Log()
+    conn = connect(connection_factory=extras.LoggingConnection)
+    conn.initialize(log)
+    conn.cursor().execute("SELECT 42")
+    assert "SELECT 42" in "".join(log)
+    conn = connect(connection_factory=extras.MinTimeLoggingConnection)
+    conn.initialize(log, mintime=0)
+    conn.cursor().execute("SELECT 43")
+    assert "SELECT 43" in "".join(log)
+
+
+@pytest.mark.parametrize("make", [lambda cls: lambda dsn: cls(dsn), lambda cls: functools.partial(cls)])
+def test_connection_factory_that_is_no_class(connect: Any, make: Any) -> None:
+    conn = connect(connection_factory=make(extras.DictConnection))
+    assert isinstance(conn, extras.DictConnection)
+    assert isinstance(conn, GreenConnection)
+    cursor = conn.cursor()
+    assert isinstance(cursor, extras.DictCursor)
+    assert isinstance(cursor, GreenCursor)
+    # The class of such an object can't be changed: it stays psycopg2's.
+    assert type(connect(connection_factory=make(extensions.connection))) is extensions.connection
+
+
+@pytest.mark.parametrize("way", ["connect", "attribute", "argument"])
+@pytest.mark.parametrize("kind", ["class", "function"])
+@pytest.mark.parametrize("factory", CURSORS)
+def test_cursor_factory_keeps_its_type(connect: Any, way: str, kind: str, factory: Any) -> None:
+    given = factory if kind == "class" else lambda *args: factory(*args)
+    conn = connect(cursor_factory=given if way == "connect" else None)
+    if way == "attribute":
+        conn.cursor_factory = given
+    cursor = conn.cursor(cursor_factory=given) if way == "argument" else conn.cursor()
+    assert conn.cursor_factory is (None if way == "argument" else given)
+    assert isinstance(cursor, factory)
+    assert isinstance(cursor, GreenCursor) or (kind == "function" and factory is extensions.cursor)
+    cursor.execute("SELECT 1 AS one")
+    (row,) = cursor.fetchall()
+    expected = {extras.DictCursor: [1], extras.RealDictCursor: {"one": 1}}
+    assert row == expected.get(factory, (1,))
+    conn.cursor_factory = None
+    assert conn.cursor_factory is None
+
+
+def test_cursor_factory_of_psycopg2_on_a_dict_connection(connect: Any, blocking_dsn_connect: Any) -> None:
+    conn = connect(connection_factory=extras.DictConnection, cursor_factory=extensions.cursor)
+    assert not isinstance(conn.cursor(), extras.DictCursor)
+    with blocking_dsn_connect(connection_factory=extras.DictConnection, cursor_factory=extensions.cursor) as conn:
+        assert not isinstance(conn.cursor(), extras.DictCursor)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda conn: conn.cursor(cursor_factory=dict),
+        lambda conn: conn.cursor(cursor_factory=3),
+        lambda conn: conn.cursor(withhold=True),
+        lambda conn: conn.cursor(scrollable=True),
+        lambda conn: conn.cursor(nmae="x"),
+        lambda conn: conn.commit(1),
+        lambda conn: conn.set_session(1, 2, 3, 4, 5),
+        lambda conn: conn.set_isolation_level(7),
+        lambda conn: setattr(conn, "isolation_level", "none"),
+        lambda conn: setattr(conn, "readonly", "none"),
+        lambda conn: conn.cursor().executemany("SELECT 1"),
+        lambda conn: conn.cursor().executemany("SELECT 1", 3),
+        lambda conn: conn.cursor().executemany("SELECT %s", [(1, 2)]),
+        lambda conn: setattr(conn, "cursor_factory", 3) or conn.cursor(),
+        lambda conn: conn.__exit__(),
+        lambda conn: conn.close() or conn.commit(),
+        lambda conn: conn.close() or conn.cancel(),
+    ],
+)
+def test_errors_are_psycopg2s(connect: Any, blocking_dsn_connect: Any, wrong: Any) -> None:
+    with pytest.raises(Exception) as green:  # noqa: PT011
+        wrong(connect())
+    with blocking_dsn_connect() as conn, pytest.raises(type(green.value)) as blocking:
+        wrong(conn)
+    if not isinstance(green.value, TypeError):  # Python says it in its own words
+        assert str(green.value) == str(blocking.value)
+
+
+def test_only_while_the_callback_is_ours(hub: Hub, green: None, dsn: str) -> None:
+    def made() -> type:
+        conn = psycopg2.connect(dsn)
+        conn.close()
+        return type(conn)
+
+    from psycopg2 import connect as by_name
+
+    assert made() is GreenConnection
+    assert type(by_name(dsn)) is GreenConnection
+    set_wait_callback(None)
+    assert made() is extensions.connection
+    set_wait_callback(extras.wait_select)
+    assert made() is extensions.connection
+    hub.adapter.make_psycopg_green(connections=False)
+    assert get_wait_callback() is hub.wait_callback
+    assert made() is extensions.connection
+    hub.adapter.make_psycopg_green()
+    assert made() is GreenConnection
+
+
+def test_async_and_replication_connections_are_left_alone(green: None, dsn: str) -> None:
+    conn = psycopg2.connect(dsn, async_=True)
+    assert type(conn) is extensions.connection
+    extras.wait_select(conn)
+    conn.close()
+    conn = psycopg2.connect(dsn, connection_factory=extras.LogicalReplicationConnection)
+    assert type(conn) is extras.LogicalReplicationConnection
+    conn.close()
+
+
+def test_factories_are_not_kept(green: None, dsn: str) -> None:
+    class Passing(extensions.connection):
+        pass
+
+    class PassingCursor(extensions.cursor):
+        pass
+
+    conn = psycopg2.connect(dsn, connection_factory=Passing, cursor_factory=PassingCursor)
+    gone = [weakref.ref(Passing), weakref.ref(PassingCursor), weakref.ref(type(conn))]
+    conn.close()
+    del Passing, PassingCursor
+    del conn
+    gc.collect()
+    assert [ref() for ref in gone] == [None] * 3
+
+
+def waiting(hub: Hub, conn: Any) -> Any:
+    """Start a long query on *conn*; return its task when the server has it."""
+
+    def execute() -> None:
+        conn.cursor().execute("SELECT pg_sleep(60)")
+
+    task = hub.spawn(execute)
+    hub.wait_until(lambda: conn.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE)
+    hub.sleep(0.02)
+    return task
+
+
+CLOSED = pytest.raises(psycopg2.InterfaceError, match="^connection closed by another greenlet$")
+
+
+def test_close_by_another_greenlet(hub: Hub, connect: Any) -> None:
+    conn = connect()
+    task = waiting(hub, conn)
+    began = time.monotonic()
+    hub.run(conn.close)
+    assert time.monotonic() - began < 0.05
+    assert conn.closed == 1
+    assert task.done
+    with CLOSED:
+        task.wait()
+
+
+def test_close_by_the_main_greenlet(hub: Hub, connect: Any) -> None:
+    conn = connect()
+    task = waiting(hub, conn)
+    conn.close()
+    assert conn.closed == 1
+    with CLOSED:
+        task.wait()
+
+
+def test_close_by_the_hub(hub: Hub, connect: Any) -> None:
+    conn = connect()
+    task = waiting(hub, conn)
+
+    def close() -> int:
+        conn.close()
+        return conn.closed
+
+    assert hub.run_in_hub(close) == 1
+    with CLOSED:
+        task.wait()
+
+
+def test_close_by_the_collector(hub: Hub, connect: Any) -> None:
+    """A cycle's __del__ closes the connection, in whatever greenlet."""
+
+    class Owner:
+        def __init__(self, conn: Any) -> None:
+            self.conn, self.me = conn, self
+
+        def __del__(self) -> None:
+            self.conn.close()
+
+    conn = connect()
+    task = waiting(hub, conn)
+    Owner(conn)
+    gc.collect()
+    assert conn.closed == 1
+    with CLOSED:
+        task.wait()
+
+
+def test_close_by_many(hub: Hub, connect: Any) -> None:
+    conn = connect()
+    task = waiting(hub, conn)
+    for closing in [hub.spawn(conn.close) for _ in range(10)]:
+        closing.wait()
+    assert conn.closed == 1
+    with CLOSED:
+        task.wait()
+
+
+def test_close_by_a_greenlet_that_is_killed_meanwhile(hub: Hub, connect: Any) -> None:
+    conn = connect()
+    task = waiting(hub, conn)
+    closing = hub.spawn(conn.close)
+    hub.call_soon(closing.greenlet.throw, KeyError("killed"))
+    closing.join()
+    with CLOSED:
+        task.wait()
+
+
+def test_close_by_a_native_thread_waits(hub: Hub, connect: Any) -> None:
+    """As it does in psycopg2 without a callback."""
+    conn = connect()
+    cursor = conn.cursor()
+    task = hub.spawn(cursor.execute, "SELECT pg_sleep(0.3)")
+    hub.sleep(0.1)
+    with hub.ticker() as ticker:
+        hub.run_in_thread(conn.close)
+    task.wait()
+    assert conn.closed == 1
+    assert ticker.longest_gap < 0.1
+
+
+def test_close_by_the_greenlet_itself(hub: Hub, connect: Any) -> None:
+    """From within the wait, as a __del__ or a signal handler may."""
+
+    class Closing(extensions.connection):
+        def poll(self) -> int:
+            if tasks:
+                self.close()
+            return super().poll()
+
+    tasks: list[Any] = []
+    conn = connect(connection_factory=Closing)
+    tasks.append(hub.spawn(lambda: conn.cursor().execute("SELECT pg_sleep(60)")))
+    with CLOSED:
+        tasks[0].wait()
+    assert conn.closed
+
+
+def test_poll_still_collects_notifications(hub: Hub, connect: Any) -> None:
+    conn, other = connect(), connect()
+    for each in conn, other:
+        each.autocommit = True
+    conn.cursor().execute("LISTEN here")
+    other.cursor().execute("NOTIFY here, 'hello'")
+    hub.run(hub.wait_readable, conn.fileno())
+    assert conn.poll() == extensions.POLL_OK
+    assert [notify.payload for notify in conn.notifies] == ["hello"]
+
+
+def test_own_poll_is_called(hub: Hub, connect: Any) -> None:
+    polls = []
+
+    class Polling(extensions.connection):
+        def poll(self) -> int:
+            polls.append(1)
+            return super().poll()
+
+    conn = connect(connection_factory=Polling)
+    del polls[:]
+    hub.run(conn.cursor().execute, "SELECT 1")
+    assert polls
+
+
+PROGRAM = """
+import sys
+if {hub!r} == "gevent":
+    import gevent as library
+    from psycogreen.gevent import make_psycopg_green
+else:
+    import eventlet as library
+    from psycogreen.eventlet import make_psycopg_green
+make_psycopg_green()
+import psycopg2
+conn = psycopg2.connect({dsn!r})
+
+def tick():
+    while True:
+        library.sleep(0.01)
+
+if {busy}:
+    library.spawn(tick)
+    library.sleep(0)
+print("ready", flush=True)
+try:
+    conn.cursor().execute({query!r})
+except KeyboardInterrupt:
+    print("interrupted", conn.closed, flush=True)
+"""
+
+
+@pytest.mark.parametrize("server", ["dsn", "tls_dsn"])
+@pytest.mark.parametrize("busy", [False, True])
+def test_keyboard_interrupt(hub: Hub, request: Any, connect: Any, server: str, busy: bool) -> None:
+    """It ends the query, in the server too, although the program ends right after."""
+    dsn = request.getfixturevalue(server)
+    query = f"SELECT pg_sleep(60) -- {request.node.name}"
+    program = PROGRAM.format(hub=hub.name, dsn=dsn, busy=busy, query=query)
+    watch = connect(dsn)
+    watch.autocommit = True
+    cursor = watch.cursor()
+
+    def active() -> int:
+        cursor.execute("SELECT FROM pg_stat_activity WHERE state = 'active' AND query = %s", (query,))
+        return cursor.rowcount
+
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", program], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            hub.wait_until(active)
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=5)[0].split() == ["ready", "interrupted", "2"]
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    hub.wait_until(lambda: not active(), timeout=2)
