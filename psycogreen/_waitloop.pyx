@@ -19,6 +19,8 @@ from libc.errno cimport EBADF, EEXIST, errno
 from libc.stdint cimport uint32_t, uint64_t
 
 from psycogreen._park import park as park_in_hub
+from psycogreen._parked import enter, leave
+from psycogreen._parked import parked as parked_in_hub
 
 implementation = "cython"
 
@@ -141,8 +143,10 @@ cdef class Socket:
     cdef object connection
     cdef object forget
     cdef size_t key  # id(connection)
-    cdef object waiter  # the greenlet that is parked on it, or None
+    cdef object user  # the greenlet that is inside the wait callback for it, or None
+    cdef object waiter  # the same while it is parked here
     cdef bint fixed  # psycopg2's own connections keep their descriptor once connected
+    cdef bint green  # a GreenConnection, whose poll() is not for us
     cdef int fd
     cdef uint64_t token  # tells its events from those of a socket that had the descriptor before
 
@@ -276,6 +280,7 @@ cdef class Reactor:
             return 0
         from psycopg2.extensions import connection
         sock.fixed = isinstance(conn, connection)
+        sock.green = hasattr(conn, "_green_poll")
         sock.fd = -1
         self.forget(sock.key)
         self.sockets[sock.key] = sock
@@ -362,13 +367,13 @@ cdef class Reactor:
                 self.stale = True
         return NULL
 
-    cdef int park(self, Socket sock, me, bint child) except -1:
+    cdef int park(self, Socket sock, bint child) except -1:
         """Let others run until *sock* can be read.
 
         *child*: the hub may be switched to without its own ceremonies.
         """
         cdef PyObject *waiter
-        sock.waiter = me
+        sock.waiter = sock.user
         self.parked += 1
         try:
             if not self.held:
@@ -526,6 +531,69 @@ cdef Reactor home(adapter, me, bint *child):
     return reactor
 
 
+cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, bint child) except -1:
+    cdef bint woken = False
+    cdef double since = 0
+    while True:
+        state = conn._green_poll() if sock.green else conn.poll()
+        if state == POLL_OK:
+            return 0
+        if state != POLL_READ:
+            park_in_hub(adapter, conn, state, timeout)
+            continue
+        if woken and readable(sock.fd):
+            # In the middle of a large result.
+            if since == 0:
+                since = monotonic()
+            if monotonic() - since < TURN:
+                continue
+        if not reactor.ready(sock, conn):
+            park_in_hub(adapter, conn, state, timeout)
+            continue
+        reactor.park(sock, child)
+        woken = True
+        since = 0
+
+
+cdef int wait_in_hub(adapter, conn, timeout) except -1:
+    enter(conn)
+    try:
+        poll = getattr(conn, "_green_poll", None) or conn.poll
+        while True:
+            state = poll()
+            if state == POLL_OK:
+                return 0
+            park_in_hub(adapter, conn, state, timeout)
+    except BaseException:
+        interrupted(conn)
+        raise
+    finally:
+        leave(conn)
+
+
+cdef int interrupted(conn) except -1:
+    """Tell a green connection that an exception is about to end its wait."""
+    tell = getattr(conn, "_green_interrupted", None)
+    if tell is not None:
+        tell()
+    return 0
+
+
+def parked(conn):
+    """See ``_parked.py``."""
+    cdef Instance *instance = instances
+    cdef Reactor reactor
+    cdef Socket sock
+    while instance != NULL:
+        reactor = <Reactor>instance.reactor
+        if reactor.thread == PyThread_get_thread_ident() and reactor.forks == forks:
+            sock = reactor.socket(conn)
+            if sock is not None and sock.user is not None:
+                return sock.user
+        instance = instance.next
+    return parked_in_hub(conn)
+
+
 def wait_callback(adapter):
     """Make a documented stub the wait callback for a hub; see ``_pywaitloop.py``."""
     cdef bint carries_reactor = hasattr(adapter, "watch")
@@ -534,38 +602,30 @@ def wait_callback(adapter):
         (unlimited,) = stub.__defaults__
 
         def wait(conn, timeout=unlimited):
-            cdef Reactor reactor = None
-            cdef Socket sock = None
+            cdef Reactor reactor
+            cdef Socket sock
             cdef bint child = False
-            cdef bint woken = False
-            cdef double since = 0
-            while True:
-                state = conn.poll()
-                if state == POLL_OK:
-                    if sock is None and carries_reactor and timeout is unlimited:
-                        me = current()
-                        reactor = home(adapter, me, &child)
-                        if reactor is not None and reactor.socket(conn) is None:
-                            reactor.adopt(conn)
-                    return
-                if state == POLL_READ and timeout is unlimited and carries_reactor:
-                    if reactor is None:
-                        me = current()
-                        reactor = home(adapter, me, &child)
-                        if reactor is not None:
-                            sock = reactor.socket(conn)
-                    if sock is not None:
-                        if woken and readable(sock.fd):
-                            if since == 0:
-                                since = monotonic()
-                            if monotonic() - since < TURN:
-                                continue
-                        if reactor.ready(sock, conn):
-                            reactor.park(sock, me, child)
-                            woken = True
-                            since = 0
-                            continue
-                park_in_hub(adapter, conn, state, timeout)
+            if not carries_reactor or timeout is not unlimited:
+                wait_in_hub(adapter, conn, timeout)
+                return
+            me = current()
+            reactor = home(adapter, me, &child)
+            sock = None if reactor is None else reactor.socket(conn)
+            if sock is None or sock.user is not None:
+                wait_in_hub(adapter, conn, timeout)
+                if reactor is None:
+                    reactor = home(adapter, me, &child)
+                if reactor is not None and reactor.socket(conn) is None:
+                    reactor.adopt(conn)
+                return
+            sock.user = me
+            try:
+                wait_in_reactor(adapter, conn, timeout, reactor, sock, child)
+            except BaseException:
+                interrupted(conn)
+                raise
+            finally:
+                sock.user = None
 
         return functools.update_wrapper(wait, stub)
 
