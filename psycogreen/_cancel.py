@@ -116,7 +116,7 @@ class _Request:
         """
         self.hub = hub
         self.in_thread = False
-        self._steps = _steps(conn) if hasattr(libpq(), "PQcancelCreate") else _steps_of_thread(conn, hub)
+        self._steps = _steps(conn.pgconn_ptr) if hasattr(libpq(), "PQcancelCreate") else _steps_of_thread(conn, hub)
         self._awaited: tuple[int, int] | None = next(self._steps)
 
     def finish(self, wait: _Wait, seconds: float | None) -> None:
@@ -135,9 +135,9 @@ class _Request:
             self._steps.close()
 
 
-def _steps(conn: Any) -> _Steps:
+def _steps(pgconn: int) -> _Steps:
     pq = _nonblocking()
-    request = pq.PQcancelCreate(conn.pgconn_ptr)
+    request = pq.PQcancelCreate(pgconn)
     try:
         state = POLL_WRITE if pq.PQcancelStart(request) else None
         while state in (POLL_READ, POLL_WRITE):

@@ -7,6 +7,7 @@ epoll instance that holds the sockets of all connections and is the one
 descriptor that the hub watches. Parking is a store and a switch.
 """
 
+import atexit
 import functools
 import os
 import weakref
@@ -131,6 +132,9 @@ cdef Instance *instances = NULL
 # the parent's.
 cdef unsigned int forks = 0
 
+# At the end of the interpreter no adapter works any more.
+cdef bint exiting = False
+
 # The reactor last used, a borrowed reference: most often the one wanted next.
 cdef PyObject *latest = NULL
 
@@ -224,7 +228,8 @@ cdef class Reactor:
         self.watch = adapter.watch(hub, self.instance.epfd, self.bell)
 
     def __del__(self):
-        self.retire()
+        if not exiting:
+            self.retire()
 
     def __dealloc__(self):
         global instances
@@ -667,6 +672,13 @@ def keep_parents_greenlets():
             _orphans.append(<Reactor>instance.reactor)
         instance = instance.next
 
+
+def at_exit():
+    global exiting
+    exiting = True
+
+
+atexit.register(at_exit)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=keep_parents_greenlets)

@@ -1,5 +1,6 @@
 """psycopg2 on eventlet."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -79,7 +80,8 @@ class _Watch:
         pass  # eventlet's hub runs on whatever it watches
 
     def stop(self) -> None:
-        self._hub.remove(self._listener)
+        with contextlib.suppress(KeyError):  # the hub has dropped it
+            self._hub.remove(self._listener)
 
 
 def _closed(exc: BaseException) -> None:

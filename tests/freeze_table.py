@@ -92,7 +92,7 @@ call("connection.fileno()", ANSWERS, lambda s: s.conn.fileno())
 call("connection.isexecuting()", ANSWERS, lambda s: s.conn.isexecuting())
 call("connection.cancel()", ANSWERS, lambda s: s.conn.cancel(), query="QueryCanceled")
 call("connection.close()", ANSWERS, lambda s: s.close(), query="InterfaceError: connection closed by another greenlet")
-call("connection.lobject()", "ProgrammingError: lobject cannot be used *", lambda s: s.conn.lobject())
+call("connection.lobject()", "ProgrammingError: *lobject *", lambda s: s.conn.lobject())
 
 call("register_hstore(connection)", UNDERWAY, lambda s: s.extras.register_hstore(s.conn), what="execute")
 call("register_composite(connection)", UNDERWAY, lambda s: s.extras.register_composite("t", s.conn), what="execute")
