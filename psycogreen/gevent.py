@@ -53,7 +53,7 @@ class _Gevent:
         return hub.switch()
 
     def watch(self, hub: Any, fd: int, callback: Callable[..., object]) -> "_Watch":
-        return _Watch(hub.loop.io(fd, 1, ref=False), callback)
+        return _Watch(hub.loop, fd, callback)
 
     def report(self, hub: Any, exc: BaseException) -> None:
         # Without a context, gevent takes any error for one of the system.
@@ -64,16 +64,17 @@ class _Gevent:
 
 
 class _Watch:
-    def __init__(self, watcher: Any, callback: Callable[..., object]) -> None:
-        self._watcher = watcher
-        watcher.start(callback)
+    def __init__(self, loop: Any, fd: int, callback: Callable[..., object]) -> None:
+        self._loop = loop
+        self._watcher = loop.io(fd, 1, ref=False)
+        self._watcher.start(callback)
 
     def hold(self, awaited: bool) -> None:
         # A watcher without a reference lets hub.join() and gevent.wait() end.
         self._watcher.ref = awaited
 
     def stop(self) -> None:
-        if getattr(self._watcher.loop, "ptr", True):  # else it was destroyed, as libev's and libuv's tell by turns
+        if getattr(self._loop, "ptr", True):  # else it was destroyed, as libev's and libuv's tell by turns
             with contextlib.suppress(ValueError):
                 self._watcher.stop()
                 self._watcher.close()
