@@ -225,7 +225,9 @@ def test_another_greenlet_of_the_same_moment_dies(warm, connect, hub):
             assert task.wait() == number
 
 
-@pytest.mark.skipif(os.environ.get("EVENTLET_HUB") == "asyncio", reason="an interrupt ends that hub of eventlet for good")
+@pytest.mark.skipif(
+    os.environ.get("EVENTLET_HUB") == "asyncio", reason="an interrupt ends that hub of eventlet for good"
+)
 def test_interrupt_of_the_main_greenlet(connect, hub):
     connection = connect()
     interrupt = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
