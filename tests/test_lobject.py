@@ -621,9 +621,10 @@ def test_of_another_schema(hub, connect):
         connection = connect()
         with connection.cursor() as cursor:
             cursor.execute(
-                "CREATE FUNCTION pg_temp.loread(int, int) RETURNS bytea LANGUAGE sql AS $$ SELECT 'no'::bytea $$"
+                "CREATE SCHEMA mine;"
+                " CREATE FUNCTION mine.loread(int, int) RETURNS bytea LANGUAGE sql AS $$ SELECT 'no'::bytea $$;"
+                " SET search_path = mine, pg_catalog"
             )
-            cursor.execute("SET search_path = pg_temp, pg_catalog")
         lobject = connection.lobject()
         lobject.write("abc")
         lobject.seek(0)
