@@ -84,8 +84,7 @@ class Exchange:
             # An error is in the connection, and in the result to come.
             return POLL_READ if unsent == 0 else POLL_OK
         if not pq.PQconsumeInput(pgconn):
-            pq.PQisBusy(pgconn)  # has libpq read the server's last words
-            return POLL_OK
+            return POLL_OK  # the connection is lost
         while not pq.PQisBusy(pgconn):
             result = pq.PQgetResult(pgconn)
             if not result:

@@ -40,7 +40,7 @@ INV_WRITE, INV_READ = 0x20000, 0x40000
 _MODE = re.compile("(rw|r|w|n|)(t|b|)")
 
 
-class LargeObjects(extensions.connection):
+class LargeObjects(extensions.connection):  # type: ignore[misc]
     """The mixin that gives a green connection its large objects."""
 
     __slots__ = ()
@@ -52,7 +52,7 @@ class LargeObjects(extensions.connection):
         new_oid: int = 0,
         new_file: str | None = None,
         lobject_factory: Any = extensions.lobject,
-    ) -> "LargeObject":
+    ) -> Any:
         """Open a large object, or make one: see `connection.lobject()` in psycopg2's documentation.
 
         Args:
@@ -74,7 +74,7 @@ class LargeObjects(extensions.connection):
         # psycopg2 parses the arguments, looks at the connection's state, and
         # refuses last of all because of the wait callback.
         try:
-            return super().lobject(oid, mode, new_oid, new_file, lobject_factory)  # type: ignore[return-value]
+            return super().lobject(oid, mode, new_oid, new_file, lobject_factory)
         except psycopg2.ProgrammingError:
             if extensions.get_wait_callback() is None or self.async_:
                 raise
@@ -85,10 +85,10 @@ class LargeObjects(extensions.connection):
         arguments: list[Any] = [_oid(oid), mode, _oid(new_oid)]
         if new_file is not None:
             arguments.append(new_file)
-        return green_factory(lobject_factory, LargeObject)(self, *arguments)  # type: ignore[no-any-return]
+        return green_factory(lobject_factory, LargeObject)(self, *arguments)
 
 
-class LargeObject(extensions.lobject):
+class LargeObject(extensions.lobject):  # type: ignore[misc]
     """psycopg2's lobject, in which no call can stop the hub.
 
     psycopg2's own __init__() never runs: to it this object is closed. So it
@@ -140,17 +140,17 @@ class LargeObject(extensions.lobject):
     __str__ = __repr__  # psycopg2 has one too
 
     @property
-    def oid(self) -> int:  # type: ignore[override]
+    def oid(self) -> int:
         """The object identifier."""
         return self._oid
 
     @property
-    def mode(self) -> str | None:  # type: ignore[override]
+    def mode(self) -> str | None:
         """The mode, as it was understood: "rt" for the default."""
         return self._mode
 
     @property
-    def closed(self) -> bool:  # type: ignore[override]
+    def closed(self) -> bool:
         """Whether there is no open descriptor: closed, never opened, or the connection is closed."""
         return self._descriptor < 0 or self._conn is None or self._conn.closed > 0
 
@@ -365,7 +365,8 @@ class LargeObject(extensions.lobject):
             return self._bytes(size).decode(self._encoding())
 
     def _encoding(self) -> str:
-        return extensions.encodings[self._conn.encoding]
+        codec: str = extensions.encodings[self._conn.encoding]
+        return codec
 
     def _encoded(self, text: str) -> list[bytes]:
         encoding = self._encoding()
@@ -382,7 +383,7 @@ class LargeObject(extensions.lobject):
         return pieces
 
     def _old_server(self) -> bool:
-        return self._conn.server_version < 90300
+        return int(self._conn.server_version) < 90300
 
 
 class _File:

@@ -75,7 +75,9 @@ def main(files: list[str]) -> int:
     for name in lost:
         print(f"passes blocking, not on {hub}: {name} {green.get(name, 'did not run')}")
     skipped = sum(outcome == "SKIPPED" for outcome in blocking.values())
-    print(f"{', '.join(files)}: {len(passed)} tests pass blocking ({skipped} skipped), {len(passed) - len(lost)} on {hub}")
+    print(
+        f"{', '.join(files)}: {len(passed)} tests pass blocking ({skipped} skipped), {len(passed) - len(lost)} on {hub}"
+    )
     return bool(lost) or not passed
 
 

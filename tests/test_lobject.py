@@ -420,7 +420,9 @@ def test_sizes(compare, size, kind):
 
 
 @pytest.mark.parametrize("encoding", ["UTF8", "LATIN1", "EUC_JP", "SJIS", "WIN1251", "SQL_ASCII", "GB18030"])
-@pytest.mark.parametrize("sample", ["ascii", "déjà", "日本語", "Привет", "\ud800", "é" * CHUNK + "日本" * CHUNK, "x" * CHUNK * 2 + "\ud800"])
+@pytest.mark.parametrize(
+    "sample", ["ascii", "déjà", "日本語", "Привет", "\ud800", "é" * CHUNK + "日本" * CHUNK, "x" * CHUNK * 2 + "\ud800"]
+)
 def test_encodings(compare, encoding, sample):
     def scenario(log, connection):
         connection.set_client_encoding(encoding)
@@ -618,8 +620,11 @@ def test_of_another_schema(hub, connect):
     def run():
         connection = connect()
         with connection.cursor() as cursor:
-            cursor.execute("CREATE FUNCTION pg_temp.loread(int, int) RETURNS bytea LANGUAGE sql AS $$ SELECT 'no'::bytea $$")
-            cursor.execute("SET search_path = pg_temp, pg_catalog")
+            cursor.execute(
+                "CREATE SCHEMA mine;"
+                " CREATE FUNCTION mine.loread(int, int) RETURNS bytea LANGUAGE sql AS $$ SELECT 'no'::bytea $$;"
+                " SET search_path = mine, pg_catalog"
+            )
         lobject = connection.lobject()
         lobject.write("abc")
         lobject.seek(0)
@@ -640,7 +645,9 @@ def test_server_without_the_64_bit_functions(hub, connect):
         assert lobject.read() == "data"
         assert lobject.truncate(4) is None
         for offset in 1 << 31, -(1 << 31) - 1:
-            with pytest.raises(psycopg2.NotSupportedError, match=rf"offset out of range \({offset}\): server version 90200"):
+            with pytest.raises(
+                psycopg2.NotSupportedError, match=rf"offset out of range \({offset}\): server version 90200"
+            ):
                 lobject.seek(offset)
         with pytest.raises(psycopg2.NotSupportedError, match=r"len out of range \(2147483648\)"):
             lobject.truncate(1 << 31)

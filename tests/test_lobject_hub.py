@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 
 import psycopg2
 import pytest
@@ -199,6 +200,19 @@ def test_nothing_is_left(hub, contended, watcher):
     after = objects()
     assert after[0] - before[0] < 50
     assert after[1] == before[1]
+
+
+def test_memory(hub, connect):
+    def run(times):
+        for _ in range(times):
+            lobject.seek(0)
+            lobject.read()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    lobject = hub.run(lambda: connect().lobject(0, "rwb"))
+    hub.run(lobject.write, bytes(16 * CHUNK))
+    before = hub.run(run, 10)
+    assert hub.run(run, 100) - before < 50_000  # of 400,000 kB
 
 
 def test_dropped_without_close(hub, connect):
