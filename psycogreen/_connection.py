@@ -189,7 +189,7 @@ class GreenConnection(LargeObjects, _psycopg):  # type: ignore[misc]
         """Called by the wait loop when an exception is about to end the wait."""
         # Neither during a connect nor after the loss of the connection.
         if self._green_cancel and self.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE:
-            _cancel.cancel_soon(self, self._green_hub)
+            _cancel.cancel_and_abandon(self, self._green_hub)
 
 
 def green_connection_factory(factory: Any) -> Any:
