@@ -199,3 +199,25 @@ def green_connection_factory(factory: Any) -> Any:
     if isinstance(factory, type) and issubclass(factory, psycopg2._psycopg.ReplicationConnection):
         return factory  # needs psycopg2's blocking calls
     return green_factory(factory, GreenConnection)
+
+
+def encrypt_password(password: Any, user: Any, scope: Any = None, algorithm: Any = None) -> Any:
+    """Stand in for psycopg2.extensions.encrypt_password(), which asks the server for the default *algorithm*.
+
+    It does so with libpq's blocking call, which also takes the answer of a
+    query under way.
+
+    Raises:
+        psycopg2.ProgrammingError: Another greenlet executes a query on the
+            connection.
+    """
+    conn = scope.connection if isinstance(scope, extensions.cursor) else scope
+    if algorithm is None and isinstance(conn, GreenConnection) and not conn.closed:
+        refuse(conn, "encrypt_password")
+        idle = conn.status == extensions.STATUS_READY
+        cursor = _psycopg.cursor(conn, None, extensions.cursor)
+        cursor.execute("SHOW password_encryption")
+        (algorithm,) = cursor.fetchone()
+        if idle:
+            conn.rollback()
+    return psycopg2._psycopg.encrypt_password(password, user, scope, algorithm)

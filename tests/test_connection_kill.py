@@ -1,10 +1,12 @@
 """A kill ends the query in the server too, at once and without leaving anything."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -316,3 +318,52 @@ def test_kill_in_a_thread_without_a_hub(
         hub.run_in_thread(execute)
     psycopg2.extensions.set_wait_callback(hub.wait_callback)
     hub.wait_until(lambda: not active(query))
+
+
+@pytest.fixture(params=["session", "transaction"])
+def bouncer(request: Any, tcp_dsn: str) -> Iterator[str]:
+    """DSN of a PgBouncer in front of the server."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("no pgbouncer: apt-get install pgbouncer")
+    server = psycopg2.extensions.parse_dsn(tcp_dsn)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        configuration = Path(directory, "pgbouncer.ini")
+        configuration.write_text(
+            f"[databases]\n* = host={server['hostaddr']} port={server['port']} user={server['user']}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+            f"auth_type = any\npool_mode = {request.param}\n"
+        )
+        drop = ["setpriv", "--reuid=nobody", "--clear-groups"] if os.geteuid() == 0 else []
+        process = subprocess.Popen([*drop, program, "-q", configuration], stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 10
+            with socket.socket() as probe:
+                while probe.connect_ex(("127.0.0.1", port)):
+                    assert time.monotonic() < deadline
+            yield make_dsn(host="127.0.0.1", port=port, user=server["user"], dbname=server["dbname"])
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_kills_through_pgbouncer(hub: Hub, query: str, connect: Any, tcp_dsn: str, bouncer: str) -> None:
+    """It forgets a connection that is closed, and with it which query is to be cancelled."""
+    watch = connect(tcp_dsn)
+    watch.autocommit = True
+    cursor = watch.cursor()
+
+    def active(query: str) -> int:
+        cursor.execute("SELECT FROM pg_stat_activity WHERE state = 'active' AND query = %s", (query,))
+        return cursor.rowcount
+
+    tasks = start(hub, active, [psycopg2.connect(bouncer) for _ in range(5)], query)
+    for task in tasks:
+        task.kill(Killed())
+        with pytest.raises(Killed):
+            task.wait()
+    hub.wait_until(lambda: not active(query), timeout=2)
