@@ -119,7 +119,9 @@ class _Request:
         """
         self.hub = hub
         self.in_thread = False
-        self._steps = _steps(conn.pgconn_ptr) if hasattr(libpq(), "PQcancelCreate") else _steps_of_thread(conn, hub)
+        # Of the pointer, so that the request does not keep the connection.
+        steps = _steps if _can_request() else functools.partial(_steps_of_thread, hub)
+        self._steps = steps(conn.pgconn_ptr)
         self._awaited: tuple[int, int] | None = next(self._steps)
         self._socket = -1
 
@@ -159,6 +161,11 @@ class _Request:
                 self._socket = -1
 
 
+def _can_request() -> bool:
+    """Tell whether libpq has the non-blocking functions: from 17 on."""
+    return hasattr(libpq(), "PQcancelCreate")
+
+
 def _steps(pgconn: int) -> _Steps:
     pq = _nonblocking()
     request = pq.PQcancelCreate(pgconn)
@@ -190,9 +197,9 @@ def _nonblocking() -> Any:
     return pq
 
 
-def _steps_of_thread(conn: Any, hub: Hub) -> _Steps:
+def _steps_of_thread(hub: Hub, pgconn: int) -> _Steps:
     get_cancel, cancel, free_cancel = _blocking()
-    key = get_cancel(conn.pgconn_ptr)
+    key = get_cancel(pgconn)
     ended, end = os.pipe()
     errors: list[str] = []
 

@@ -244,7 +244,7 @@ def test_no_cancel_while_connecting(hub: Hub, green: None, monkeypatch: Any) -> 
 def test_cancel(hub: Hub, query: str, connect: Any, active: Any, monkeypatch: Any, libpq: str) -> None:
     """connection.cancel() leaves the connection usable."""
     if libpq == "older":
-        monkeypatch.setattr(_cancel, "_steps", lambda conn: _cancel._steps_of_thread(conn, conn._green_hub))
+        monkeypatch.setattr(_cancel, "_can_request", lambda: False)
     conn = connect()
 
     def execute() -> None:
@@ -282,7 +282,7 @@ def test_cancel_of_a_server_that_is_gone(
     hub: Hub, query: str, proxy: Proxy, active: Any, monkeypatch: Any, libpq: str
 ) -> None:
     if libpq == "older":
-        monkeypatch.setattr(_cancel, "_steps", lambda conn: _cancel._steps_of_thread(conn, conn._green_hub))
+        monkeypatch.setattr(_cancel, "_can_request", lambda: False)
     conn = psycopg2.connect(proxy.dsn)
     (task,) = start(hub, active, [conn], query)
     proxy.process.kill()
@@ -303,7 +303,7 @@ def test_kill_in_a_thread_without_a_hub(
     import psycogreen._patch
 
     if libpq == "older":
-        monkeypatch.setattr(_cancel, "_steps", lambda conn: _cancel._steps_of_thread(conn, conn._green_hub))
+        monkeypatch.setattr(_cancel, "_can_request", lambda: False)
     conn = connect()
 
     def execute() -> None:
