@@ -6,6 +6,7 @@ Progress"). An older libpq can only block: then a native thread asks.
 """
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import os
@@ -43,7 +44,7 @@ _pending: set["_Request"] = set()
 def cancel(conn: Any, hub: Hub) -> None:
     """Have the server cancel what *conn* executes; wait until it has been told.
 
-    In the hub's own greenlet, which can't wait, see *cancel_soon*.
+    In the hub's own greenlet, which can't wait, the hub sees to it later.
 
     Raises:
         psycopg2.OperationalError: The server could not be asked.
@@ -59,8 +60,8 @@ def cancel(conn: Any, hub: Hub) -> None:
         request.finish(hub.wait, None)
 
 
-def cancel_soon(conn: Any, hub: Hub) -> None:
-    """Have the server cancel what *conn* executes, without waiting; *conn* may be closed right after.
+def cancel_and_abandon(conn: Any, hub: Hub) -> None:
+    """Have the server cancel what *conn* executes, without waiting; *conn* is no longer of use but to be closed.
 
     It is done as well as may be: there is nobody to hear of a failure.
     """
@@ -68,6 +69,8 @@ def cancel_soon(conn: Any, hub: Hub) -> None:
         request = _Request(conn, hub)
     except (psycopg2.Error, OSError, RuntimeError):
         return  # no server, no descriptor, no thread
+    with contextlib.suppress(OSError):
+        request.take_socket(conn.fileno())
     _leave(request, hub)
 
 
@@ -116,8 +119,28 @@ class _Request:
         """
         self.hub = hub
         self.in_thread = False
-        self._steps = _steps(conn.pgconn_ptr) if hasattr(libpq(), "PQcancelCreate") else _steps_of_thread(conn, hub)
+        # Of the pointer, so that the request does not keep the connection.
+        steps = _steps if _can_request() else functools.partial(_steps_of_thread, hub)
+        self._steps = steps(conn.pgconn_ptr)
         self._awaited: tuple[int, int] | None = next(self._steps)
+        self._socket = -1
+
+    def take_socket(self, fd: int) -> None:
+        """Keep the connection to the server open until the request is finished, whoever closes *fd*.
+
+        PgBouncer forgets a connection that it sees closed: it could not tell
+        any more which query is to be cancelled, and that would run on.
+
+        Raises:
+            OSError: No descriptor is to be had.
+        """
+        nothing = os.open(os.devnull, os.O_RDWR)
+        try:
+            self._socket = os.dup(fd)
+            # libpq says goodbye to this one.
+            os.dup2(nothing, fd, inheritable=False)
+        finally:
+            os.close(nothing)
 
     def finish(self, wait: _Wait, seconds: float | None) -> None:
         """Wait until the server has taken the request.
@@ -133,6 +156,14 @@ class _Request:
                 self._awaited = next(self._steps, None)
         finally:
             self._steps.close()
+            if self._socket >= 0:
+                os.close(self._socket)
+                self._socket = -1
+
+
+def _can_request() -> bool:
+    """Tell whether libpq has the non-blocking functions: from 17 on."""
+    return hasattr(libpq(), "PQcancelCreate")
 
 
 def _steps(pgconn: int) -> _Steps:
@@ -166,9 +197,9 @@ def _nonblocking() -> Any:
     return pq
 
 
-def _steps_of_thread(conn: Any, hub: Hub) -> _Steps:
+def _steps_of_thread(hub: Hub, pgconn: int) -> _Steps:
     get_cancel, cancel, free_cancel = _blocking()
-    key = get_cancel(conn.pgconn_ptr)
+    key = get_cancel(pgconn)
     ended, end = os.pipe()
     errors: list[str] = []
 

@@ -189,7 +189,7 @@ class GreenConnection(LargeObjects, _psycopg):  # type: ignore[misc]
         """Called by the wait loop when an exception is about to end the wait."""
         # Neither during a connect nor after the loss of the connection.
         if self._green_cancel and self.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE:
-            _cancel.cancel_soon(self, self._green_hub)
+            _cancel.cancel_and_abandon(self, self._green_hub)
 
 
 def green_connection_factory(factory: Any) -> Any:
@@ -199,3 +199,25 @@ def green_connection_factory(factory: Any) -> Any:
     if isinstance(factory, type) and issubclass(factory, psycopg2._psycopg.ReplicationConnection):
         return factory  # needs psycopg2's blocking calls
     return green_factory(factory, GreenConnection)
+
+
+def encrypt_password(password: Any, user: Any, scope: Any = None, algorithm: Any = None) -> Any:
+    """Stand in for psycopg2.extensions.encrypt_password(), which asks the server for the default *algorithm*.
+
+    It does so with libpq's blocking call, which also takes the answer of a
+    query under way.
+
+    Raises:
+        psycopg2.ProgrammingError: Another greenlet executes a query on the
+            connection.
+    """
+    conn = scope.connection if isinstance(scope, extensions.cursor) else scope
+    if algorithm is None and isinstance(conn, GreenConnection) and not conn.closed:
+        refuse(conn, "encrypt_password")
+        idle = conn.status == extensions.STATUS_READY
+        cursor = _psycopg.cursor(conn, None, extensions.cursor)
+        cursor.execute("SHOW password_encryption")
+        (algorithm,) = cursor.fetchone()
+        if idle:
+            conn.rollback()
+    return psycopg2._psycopg.encrypt_password(password, user, scope, algorithm)

@@ -39,7 +39,7 @@ def register(callback: Callable[..., None], hub: Hub, connections: bool, cancel:
             " install 2.9 or later"
         )
     if connections:
-        from psycogreen._connection import GreenConnection
+        from psycogreen._connection import GreenConnection, encrypt_password
 
         GreenConnection._green_hub = hub
         GreenConnection._green_cancel = cancel
@@ -48,6 +48,7 @@ def register(callback: Callable[..., None], hub: Hub, connections: bool, cancel:
             # psycopg2.connect() looks it up at each call, so this also
             # reaches those who imported connect() by name.
             psycopg2._connect = _connect
+            extensions.encrypt_password = encrypt_password
     _green = callback if connections else None
     extensions.set_wait_callback(callback)
 

@@ -642,6 +642,9 @@ def wait_callback(adapter):
             try:
                 wait_in_reactor(adapter, conn, timeout, reactor, sock, child)
             except BaseException:
+                # The descriptor may be another file's from here on.
+                if reactor.is_armed(sock):
+                    reactor.disarm(sock.fd)
                 interrupted(conn)
                 raise
             finally:

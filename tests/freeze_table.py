@@ -96,6 +96,9 @@ call("connection.lobject()", "ProgrammingError: *lobject *", lambda s: s.conn.lo
 
 call("register_hstore(connection)", UNDERWAY, lambda s: s.extras.register_hstore(s.conn), what="execute")
 call("register_composite(connection)", UNDERWAY, lambda s: s.extras.register_composite("t", s.conn), what="execute")
+call("encrypt_password(connection)", REFUSED, lambda s: s.extensions.encrypt_password("x", "y", s.conn))
+call("encrypt_password(cursor, algorithm)", ANSWERS,
+     lambda s: s.extensions.encrypt_password("x", "y", s.cursor, "md5"))
 call("register_type(connection)", ANSWERS, lambda s: s.extensions.register_type(s.extensions.UNICODE, s.conn))
 call("quote_ident(connection)", ANSWERS, lambda s: s.extensions.quote_ident("x", s.conn))
 call("Binary.prepare(connection)", ANSWERS, lambda s: quote(s.extensions.Binary(b"\\'"), s.conn))

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -224,6 +225,22 @@ def test_factories_are_not_kept(green: None, dsn: str) -> None:
     assert [ref() for ref in gone] == [None] * 3
 
 
+@pytest.mark.parametrize("autocommit", [False, True])
+@pytest.mark.parametrize("setting", ["md5", "scram-sha-256"])
+def test_encrypt_password(connect: Any, blocking_dsn_connect: Any, autocommit: bool, setting: str) -> None:
+    def encrypted(conn: Any) -> tuple[Any, ...]:
+        conn.autocommit = autocommit
+        conn.cursor().execute(f"SET password_encryption = '{setting}'")
+        conn.commit()
+        made = [extensions.encrypt_password("secret", "me", scope) for scope in (conn, conn.cursor())]
+        assert all(each.startswith("md5" if setting == "md5" else "SCRAM-SHA-256$4096:") for each in made)
+        return conn.status, conn.get_transaction_status(), conn.autocommit
+
+    green = encrypted(connect())
+    with blocking_dsn_connect() as conn:
+        assert green == encrypted(conn)
+
+
 def waiting(hub: Hub, conn: Any) -> Any:
     """Start a long query on *conn*; return its task when the server has it."""
 
@@ -410,7 +427,10 @@ def test_keyboard_interrupt(hub: Hub, request: Any, connect: Any, server: str, b
         return cursor.rowcount
 
     with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", program], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-W", "ignore", "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     ) as process:
         try:
             hub.wait_until(active)

@@ -1,10 +1,12 @@
 """A kill ends the query in the server too, at once and without leaving anything."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -77,9 +79,15 @@ def proxy(dsn: str, connect: Any) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def query() -> str:
+def query(dsn: str, blocking_dsn_connect: Any) -> Iterator[str]:
     """A query that takes a minute and is told from those of other tests."""
-    return f"SELECT pg_sleep(60) -- {uuid.uuid4()}"
+    query = f"SELECT pg_sleep(60) -- {uuid.uuid4()}"
+    yield query
+    with blocking_dsn_connect() as conn:  # for those that the server was not told of
+        conn.cursor().execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = %s AND pid <> pg_backend_pid()",
+            (query,),
+        )
 
 
 def start(hub: Hub, active: Any, conns: list[Any], query: str) -> list[Any]:
@@ -137,7 +145,7 @@ def test_fifty_kills(hub: Hub, query: str, request: Any, connect: Any, server: s
     assert all(conn.closed for conn in conns)
     hub.wait_until(lambda: not active(query), timeout=10)
     assert time.monotonic() - began < 1
-    assert not _cancel._pending
+    hub.wait_until(lambda: not _cancel._pending, timeout=1)
     del conns, tasks
     leaks.check()
 
@@ -213,7 +221,7 @@ def test_cancel_can_be_switched_off(hub: Hub, connect: Any, active: Any) -> None
 
 def test_no_cancel_when_the_server_ended_the_connection(hub: Hub, connect: Any, monkeypatch: Any) -> None:
     asked = []
-    monkeypatch.setattr(_cancel, "cancel_soon", lambda *args: asked.append(args))
+    monkeypatch.setattr(_cancel, "cancel_and_abandon", lambda *args: asked.append(args))
     conn = connect()
     with pytest.raises(psycopg2.OperationalError):
         hub.run(conn.cursor().execute, "SELECT pg_terminate_backend(pg_backend_pid())")
@@ -222,7 +230,7 @@ def test_no_cancel_when_the_server_ended_the_connection(hub: Hub, connect: Any, 
 
 def test_no_cancel_while_connecting(hub: Hub, green: None, monkeypatch: Any) -> None:
     asked = []
-    monkeypatch.setattr(_cancel, "cancel_soon", lambda *args: asked.append(args))
+    monkeypatch.setattr(_cancel, "cancel_and_abandon", lambda *args: asked.append(args))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         task = hub.spawn(lambda: psycopg2.connect(host="127.0.0.1", port=silent.getsockname()[1], user="x"))
         hub.sleep(0.1)
@@ -236,7 +244,7 @@ def test_no_cancel_while_connecting(hub: Hub, green: None, monkeypatch: Any) -> 
 def test_cancel(hub: Hub, query: str, connect: Any, active: Any, monkeypatch: Any, libpq: str) -> None:
     """connection.cancel() leaves the connection usable."""
     if libpq == "older":
-        monkeypatch.setattr(_cancel, "_steps", lambda conn: _cancel._steps_of_thread(conn, conn._green_hub))
+        monkeypatch.setattr(_cancel, "_can_request", lambda: False)
     conn = connect()
 
     def execute() -> None:
@@ -274,7 +282,7 @@ def test_cancel_of_a_server_that_is_gone(
     hub: Hub, query: str, proxy: Proxy, active: Any, monkeypatch: Any, libpq: str
 ) -> None:
     if libpq == "older":
-        monkeypatch.setattr(_cancel, "_steps", lambda conn: _cancel._steps_of_thread(conn, conn._green_hub))
+        monkeypatch.setattr(_cancel, "_can_request", lambda: False)
     conn = psycopg2.connect(proxy.dsn)
     (task,) = start(hub, active, [conn], query)
     proxy.process.kill()
@@ -295,7 +303,7 @@ def test_kill_in_a_thread_without_a_hub(
     import psycogreen._patch
 
     if libpq == "older":
-        monkeypatch.setattr(_cancel, "_steps", lambda conn: _cancel._steps_of_thread(conn, conn._green_hub))
+        monkeypatch.setattr(_cancel, "_can_request", lambda: False)
     conn = connect()
 
     def execute() -> None:
@@ -310,3 +318,52 @@ def test_kill_in_a_thread_without_a_hub(
         hub.run_in_thread(execute)
     psycopg2.extensions.set_wait_callback(hub.wait_callback)
     hub.wait_until(lambda: not active(query))
+
+
+@pytest.fixture(params=["session", "transaction"])
+def bouncer(request: Any, tcp_dsn: str) -> Iterator[str]:
+    """DSN of a PgBouncer in front of the server."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("no pgbouncer: apt-get install pgbouncer")
+    server = psycopg2.extensions.parse_dsn(tcp_dsn)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        configuration = Path(directory, "pgbouncer.ini")
+        configuration.write_text(
+            f"[databases]\n* = host={server['hostaddr']} port={server['port']} user={server['user']}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+            f"auth_type = any\npool_mode = {request.param}\n"
+        )
+        drop = ["setpriv", "--reuid=nobody", "--clear-groups"] if os.geteuid() == 0 else []
+        process = subprocess.Popen([*drop, program, "-q", configuration], stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 10
+            with socket.socket() as probe:
+                while probe.connect_ex(("127.0.0.1", port)):
+                    assert time.monotonic() < deadline
+            yield make_dsn(host="127.0.0.1", port=port, user=server["user"], dbname=server["dbname"])
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_kills_through_pgbouncer(hub: Hub, query: str, connect: Any, tcp_dsn: str, bouncer: str) -> None:
+    """It forgets a connection that is closed, and with it which query is to be cancelled."""
+    watch = connect(tcp_dsn)
+    watch.autocommit = True
+    cursor = watch.cursor()
+
+    def active(query: str) -> int:
+        cursor.execute("SELECT FROM pg_stat_activity WHERE state = 'active' AND query = %s", (query,))
+        return cursor.rowcount
+
+    tasks = start(hub, active, [psycopg2.connect(bouncer) for _ in range(5)], query)
+    for task in tasks:
+        task.kill(Killed())
+        with pytest.raises(Killed):
+            task.wait()
+    hub.wait_until(lambda: not active(query), timeout=2)
