@@ -66,7 +66,12 @@ class GreenConnection(LargeObjects, _psycopg):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.cursor_factory = None
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except BaseException:
+            # The exception's traceback refers to this object, for who knows how long.
+            super().close()
+            raise
 
     commit = _guarded("commit")
     rollback = _guarded("rollback")
