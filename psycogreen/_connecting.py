@@ -118,7 +118,7 @@ def _resolve(hub: Hub, place: Host) -> list[Host]:
         found = _socket.getaddrinfo(place.host, None, type=_socket.SOCK_STREAM)
     else:
         found = hub.getaddrinfo(place.host)
-    return [replace(place, hostaddr=_numeric(*address)) for *_, address in found]
+    return [replace(place, hostaddr=_numeric(*address), resolved=True) for *_, address in found]
 
 
 def _numeric(host: str, port: int, flow: int = 0, scope: int = 0) -> str:
@@ -130,7 +130,8 @@ def _dsn(dsn: str, changes: dict[str, str], address: Host, more: bool) -> str:
     for name in "host", "hostaddr", "port":
         # Empty ones too: they keep out what is in the environment.
         changes = changes | {name: ",".join(getattr(one, name) for one in listed)}
-    return extensions.make_dsn(dsn, **changes)
+    changed: str = extensions.make_dsn(dsn, **changes)
+    return changed
 
 
 def _attempt(hub: Hub, make: Callable[[str], Any], dsn: str, address: Host, seconds: int | None) -> Any:
@@ -173,8 +174,8 @@ def _as_blocking(error: str, dsn: str, address: Host) -> str:
         # psycopg2 makes the connection non-blocking once it has begun, and
         # there libpq drops the words with which it had begun its report.
         error = f"connection to server {address} failed: {error}"
-    elif address.host and address.hostaddr:
-        # libpq did not know that a name was resolved.
+    if address.resolved:
+        # libpq knows of the address alone.
         error = re.sub(named, lambda found: f'"{address.host}" ({address.hostaddr})', error)
     return error
 

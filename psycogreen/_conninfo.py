@@ -48,6 +48,8 @@ class Host:
     host: str
     hostaddr: str
     port: str
+    #: *hostaddr* is what *host* resolved to.
+    resolved: bool = False
 
     @property
     def is_socket(self) -> bool:
@@ -69,7 +71,7 @@ class Host:
         """What libpq calls it in ``connection to server ... failed``."""
         if self.is_socket:
             return f'on socket "{self.host}/.s.PGSQL.{self.port}"'
-        if self.host and self.hostaddr:
+        if self.resolved:
             return f'at "{self.host}" ({self.hostaddr}), port {self.port}'
         return f'at "{self.hostaddr or self.host}", port {self.port}'
 
@@ -80,7 +82,7 @@ def parameters(dsn: str) -> dict[str, str] | None:
     None: libpq refuses *dsn*, and says why when asked to connect with it.
     """
     try:
-        given = extensions.parse_dsn(dsn)
+        given: dict[str, str] = extensions.parse_dsn(dsn)
     except psycopg2.Error:
         return None
     try:
@@ -133,7 +135,7 @@ def hosts(found: dict[str, str]) -> list[Host] | None:
         ports *= len(names)
     if not len(names) == len(addresses) == len(ports):
         return None
-    return [Host(*of_one) for of_one in zip(names, addresses, ports)]
+    return [Host(*of_one) for of_one in zip(names, addresses, ports, strict=True)]
 
 
 def connect_timeout(found: dict[str, str]) -> int | None:

@@ -51,9 +51,12 @@ class _Eventlet:
         return eventlet.Timeout(seconds)
 
     def getaddrinfo(self, host: str) -> list[Any]:
+        found: list[Any]
         if _GREENDNS:
-            return eventlet.green.socket.getaddrinfo(host, None, type=_socket.SOCK_STREAM)
-        return eventlet.tpool.execute(_socket.getaddrinfo, host, None, type=_socket.SOCK_STREAM)
+            found = eventlet.green.socket.getaddrinfo(host, None, type=_socket.SOCK_STREAM)
+        else:
+            found = eventlet.tpool.execute(_socket.getaddrinfo, host, None, type=_socket.SOCK_STREAM)
+        return found
 
     def call_soon(self, hub: Any, fn: Callable[..., object], *args: Any) -> None:
         hub.schedule_call_global(0, fn, *args)

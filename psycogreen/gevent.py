@@ -39,7 +39,8 @@ class _Gevent:
         return gevent.Timeout(seconds)
 
     def getaddrinfo(self, host: str) -> list[Any]:
-        return gevent.socket.getaddrinfo(host, None, type=gevent.socket.SOCK_STREAM)
+        found: list[Any] = gevent.socket.getaddrinfo(host, None, type=gevent.socket.SOCK_STREAM)
+        return found
 
     def call_soon(self, hub: Any, fn: Callable[..., object], *args: Any) -> None:
         hub.loop.run_callback(fn, *args)

@@ -80,8 +80,8 @@ def serve(directory: Path, started: contextlib.ExitStack) -> None:
     start(standby, STANDBY, _HBA)
     ini = directory / "bouncer.ini"
     ini.write_text(
-        f"[databases]\npostgres = host={PRIMARY} port={port} user=postgres\n[pgbouncer]\nlisten_addr = {BOUNCER}\nlisten_port = {port}\n"
-        "auth_type = any\nunix_socket_dir =\n"
+        f"[databases]\npostgres = host={PRIMARY} port={port} user=postgres\n"
+        f"[pgbouncer]\nlisten_addr = {BOUNCER}\nlisten_port = {port}\nauth_type = any\nunix_socket_dir =\n"
     )
     pooler = subprocess.Popen([*user, bouncer, "-q", ini], stderr=subprocess.DEVNULL)
     started.callback(pooler.wait)

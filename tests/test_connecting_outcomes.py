@@ -115,7 +115,9 @@ TABLE = [
     listed("nonexistent.invalid", "dead-live.test"),
     listed(PRIMARY, "nonexistent.invalid"),
     listed("localhost"),
-    listed("nonexistent.invalid") + " hostaddr=127.0.2.1",
+    listed("nonexistent.invalid") + f" hostaddr={PRIMARY}",
+    listed("some.test") + f" hostaddr={REFUSING}",
+    listed("some.test", "other.test") + f" hostaddr={REFUSING},{DEAF} connect_timeout=1",
     # What libpq refuses.
     listed(PRIMARY) + " connect_timeout=soon",
     listed(PRIMARY) + " connect_timeout=99999999999",
