@@ -13,6 +13,7 @@ import errno
 import os
 import random
 import re
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,22 @@ from psycogreen._park import ThreadTimeout
 _NEXT = Host("", "255.255.255.255", "1")
 
 _SYSTEM_ERRORS = [os.strerror(code) for code in errno.errorcode]
+
+
+# The DSN of each connection that was made with another one.
+_asked: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+class Connecting(extensions.connection):  # type: ignore[misc]
+    """Mixin of the green connection: it goes by the DSN that the user gave."""
+
+    __slots__ = ()
+
+    @property
+    def dsn(self) -> str:
+        """See psycopg2."""
+        dsn: str = _asked.get(self) or extensions.connection.dsn.__get__(self)
+        return dsn
 
 
 class _TryNextAddress(Exception):
@@ -96,7 +113,10 @@ def connect(hub: Hub, make: Callable[[str], Any], dsn: str) -> Any:
             more = i < len(rounds) or j < len(addresses)
             attempt = dsn if unchanged and address is place else _dsn(dsn, changes, address, more)
             try:
-                return _attempt(hub, make, attempt, address, seconds)
+                connection = _attempt(hub, make, attempt, address, seconds)
+                if attempt is not dsn:
+                    _asked[connection] = _without_password(dsn)
+                return connection
             except _TryNextAddress as exc:
                 errors += str(exc)
             except _TryNextHost as exc:
@@ -158,6 +178,12 @@ def _attempt(hub: Hub, make: Callable[[str], Any], dsn: str, address: Host, seco
         if exc is not limit:
             raise
         raise _TryNextAddress(_report(address, "timeout expired")) from None
+
+
+def _without_password(dsn: str) -> str:
+    # psycopg2 writes it the same way.
+    hidden: str = extensions.make_dsn(dsn, password="xxx") if "password" in extensions.parse_dsn(dsn) else dsn
+    return hidden
 
 
 def _report(address: Host, why: str) -> str:

@@ -390,6 +390,18 @@ def test_where_libpq_cannot_be_asked(assert_same: Same, pair: Pair, monkeypatch:
     assert assert_same(f"{BASE} port={pair.port}").server == PRIMARY
 
 
+@pytest.mark.parametrize("hosts", [listed(PRIMARY), listed("good.test"), listed(REFUSING, "good.test", STANDBY)])
+def test_a_connection_goes_by_the_users_dsn(hub: Hub, pair: Pair, hosts: str) -> None:
+    dsn = f"{BASE} port={pair.port} {hosts}"
+    connection = hub.run(psycopg2.connect, dsn)
+    assert connection.dsn == dsn
+    connection.close()
+    connection = hub.run(psycopg2.connect, f"{dsn} password=secret")
+    assert "secret" not in connection.dsn + repr(connection)
+    assert extensions.parse_dsn(connection.dsn) == extensions.parse_dsn(f"{dsn} password=xxx")
+    connection.close()
+
+
 def test_asynchronous_connections_are_none_of_it(hub: Hub, pair: Pair) -> None:
     connection = psycopg2.connect(f"{BASE} port={pair.port} host={PRIMARY}", async_=True)
     assert connection.async_
