@@ -15,6 +15,7 @@ import psycopg2
 from psycopg2 import extensions
 
 from psycogreen import _cancel
+from psycogreen._connecting import Connecting
 from psycogreen._cursor import DefaultCursor, GreenCursor
 from psycogreen._green import brought, green_factory
 from psycogreen._guard import refuse, user
@@ -48,7 +49,7 @@ def _guarded_setter(name: str) -> property:
     return property(attribute.__get__, guarded, doc=attribute.__doc__)
 
 
-class GreenConnection(LargeObjects, _psycopg):  # type: ignore[misc]
+class GreenConnection(Connecting, _psycopg):  # type: ignore[misc]  # more mixins go between the two
     """psycopg2's connection, in which no call can stop the hub.
 
     While a greenlet waits in a query, psycopg2 holds a mutex which nearly all
@@ -66,7 +67,12 @@ class GreenConnection(LargeObjects, _psycopg):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.cursor_factory = None
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except BaseException:
+            # The exception's traceback refers to this object, for who knows how long.
+            super().close()
+            raise
 
     commit = _guarded("commit")
     rollback = _guarded("rollback")

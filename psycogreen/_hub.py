@@ -30,6 +30,16 @@ class Hub(Protocol):
             TimeoutError: It took longer than *seconds*; None is no limit.
         """
 
+    def timeout(self, seconds: float) -> Any:
+        """Return a context manager that is thrown, itself, into its greenlet when *seconds* have passed."""
+
+    def getaddrinfo(self, host: str) -> list[Any]:
+        """Return what ``socket.getaddrinfo()`` does for streams to *host*, but let others run.
+
+        Raises:
+            socket.gaierror: *host* can't be resolved.
+        """
+
     def greenlet(self, hub: Any) -> Any:
         """Return the greenlet in which *hub* runs its callbacks."""
 

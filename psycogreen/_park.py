@@ -1,5 +1,7 @@
 """Parking through the hub's public wait functions, for one wait."""
 
+import threading
+import time
 from typing import Any
 
 from psycogreen._hub import Hub
@@ -50,9 +52,39 @@ def wait_in_thread(hub: Hub, fd: int, state: int, timeout: Any) -> None:
 
     Raises:
         TimeoutError: *timeout* ended first.
+        ThreadTimeout: The one that the thread is in ended first.
     """
     poller = hub.poll()
     poller.register(fd, _EVENTS[state])
-    limit = None if timeout is None or timeout == -1 else max(0, timeout * 1000)
+    limit: float | None = None if timeout is None or timeout == -1 else max(0, timeout * 1000)
+    ended: BaseException = TimeoutError("timed out")
+    outer = getattr(_thread, "timeout", None)
+    if outer is not None and (limit is None or outer.left() * 1000 < limit):
+        limit, ended = outer.left() * 1000, outer
     if not poller.poll(limit):
-        raise TimeoutError("timed out")
+        raise ended
+
+
+_thread = threading.local()
+
+
+class ThreadTimeout(BaseException):
+    """A hub's timeout, for a native thread without a hub.
+
+    A context manager, in which a wait of the thread raises it once *seconds*
+    have passed.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._end = time.monotonic() + self._seconds
+        _thread.timeout = self
+
+    def __exit__(self, *exc: object) -> None:
+        _thread.timeout = None
+
+    def left(self) -> float:
+        """Return the seconds until it ends."""
+        return max(0, self._end - time.monotonic())

@@ -1,5 +1,6 @@
 """Registering a wait callback with psycopg2, and standing in for its connect()."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +62,8 @@ def _connect(dsn: str, connection_factory: Any = None, **kwasync: Any) -> Any:
     if _green is None or extensions.get_wait_callback() is not _green or any(kwasync.values()):
         return _original(dsn, connection_factory=connection_factory, **kwasync)
 
-    from psycogreen._connection import green_connection_factory
+    from psycogreen._connecting import connect
+    from psycogreen._connection import GreenConnection, green_connection_factory
 
-    return _original(dsn, connection_factory=green_connection_factory(connection_factory), **kwasync)
+    make = functools.partial(_original, connection_factory=green_connection_factory(connection_factory))
+    return connect(GreenConnection._green_hub, make, dsn)

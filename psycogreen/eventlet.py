@@ -1,11 +1,14 @@
 """psycopg2 on eventlet."""
 
+import _socket
 import contextlib
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import eventlet
+import eventlet.green.socket
 import eventlet.hubs
 import eventlet.patcher
 import eventlet.tpool
@@ -18,6 +21,9 @@ __all__ = ["eventlet_wait_callback", "make_psycopg_green", "patch_psycopg"]
 
 _select = eventlet.patcher.original("select")
 _thread = eventlet.patcher.original("_thread")
+
+# eventlet has the same switch; without its own resolver it would block.
+_GREENDNS = os.environ.get("EVENTLET_NO_GREENDNS", "").lower() != "yes"
 
 
 class _Eventlet:
@@ -40,6 +46,17 @@ class _Eventlet:
         eventlet.hubs.trampoline(
             fd, read=state == POLL_READ, write=state != POLL_READ, timeout=seconds, timeout_exc=TimeoutError
         )
+
+    def timeout(self, seconds: float) -> Any:
+        return eventlet.Timeout(seconds)
+
+    def getaddrinfo(self, host: str) -> list[Any]:
+        found: list[Any]
+        if _GREENDNS:
+            found = eventlet.green.socket.getaddrinfo(host, None, type=_socket.SOCK_STREAM)
+        else:
+            found = eventlet.tpool.execute(_socket.getaddrinfo, host, None, type=_socket.SOCK_STREAM)
+        return found
 
     def call_soon(self, hub: Any, fn: Callable[..., object], *args: Any) -> None:
         hub.schedule_call_global(0, fn, *args)

@@ -6,6 +6,7 @@ from typing import Any
 
 import gevent
 import gevent.monkey
+import gevent.socket
 from gevent._hub_local import get_hub_if_exists
 from gevent.exceptions import InvalidSwitchError
 from gevent.socket import wait_read, wait_write
@@ -33,6 +34,13 @@ class _Gevent:
 
     def wait(self, fd: int, state: int, seconds: float | None) -> None:
         (wait_read if state == POLL_READ else wait_write)(fd, timeout=seconds)
+
+    def timeout(self, seconds: float) -> Any:
+        return gevent.Timeout(seconds)
+
+    def getaddrinfo(self, host: str) -> list[Any]:
+        found: list[Any] = gevent.socket.getaddrinfo(host, None, type=gevent.socket.SOCK_STREAM)
+        return found
 
     def call_soon(self, hub: Any, fn: Callable[..., object], *args: Any) -> None:
         hub.loop.run_callback(fn, *args)

@@ -54,7 +54,7 @@ def test_tls_with_the_wrong_name(tls_dsn, green, blocking_dsn_connect, hub):
     with pytest.raises(psycopg2.OperationalError) as expected, blocking_dsn_connect(wrong):
         pass
     assert kind is expected.type
-    assert str(expected.value).endswith(message)
+    assert message == str(expected.value)
 
 
 def test_tcp(connect, tcp_dsn, hub):
@@ -159,7 +159,7 @@ def test_the_descriptor_is_read_at_every_park(state, fake_connection, hub):
     [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"E", b"", b"\0" * 1000, b"R\0\0\0\x08\0\0\0\x63", b"R\0\0\0\0", b"Z" * 9],
     ids=repr,
 )
-def test_a_server_that_answers_garbage(garbage, green, fake_server, hub):
+def test_a_server_that_answers_garbage(garbage, green, fake_server, blocking_dsn_connect, hub):
     def handle(client, number):
         client.recv(65536)
         client.sendall(garbage)
@@ -169,7 +169,9 @@ def test_a_server_that_answers_garbage(garbage, green, fake_server, hub):
     watched = hub.watched()
     ours = hub.run(failure, psycopg2.connect, dsn)
     assert hub.watched() == watched
-    assert ours == as_with_wait_select(lambda: failure(psycopg2.connect, dsn), hub)
+    with pytest.raises(psycopg2.OperationalError) as expected, blocking_dsn_connect(dsn):
+        pass
+    assert ours == (expected.type, str(expected.value))
 
 
 @pytest.mark.parametrize("garbage", [b"?\0\0\0\4", b"\xff" * 100, b"D\0\0\0\6\0\1", b"", b"C\0\0\0\2"], ids=repr)
