@@ -6,4 +6,4 @@ that psycogreen chooses (PSYCOGREEN_NO_EXTENSIONS=1 makes it the pure one).
 greenlet: what is to run beside others, tests spawn into the hub.
 """
 
-pytest_plugins = ("fix_server", "fix_hub", "fix_connect", "fix_fake", "fix_script")
+pytest_plugins = ("fix_server", "fix_hub", "fix_connect", "fix_copy", "fix_fake", "fix_script")
