@@ -1,113 +1,83 @@
-"""psycopg2's own tests of what it refuses to do beside a wait callback, on green connections.
+"""Run files of psycopg2's own test suite, blocking and green: what passes blocking must pass green.
 
-``python tests/psycopg2_suite.py`` fetches psycopg2's source with pip (which
-asks for pg_config) and runs test_copy.py and test_lobject.py blocking, on
-gevent and on eventlet. All that passes blocking must pass green. Name other
-modules to run those.
+``python tests/psycopg2_suite.py test_lobject.py [test_copy.py ...]``
 
-psycopg2's suite is not told that it runs green: it would skip these tests.
+The suite is that of the installed psycopg2, from its source distribution,
+which pip fetches. Its tests that are skipped beside a wait callback are run:
+they look for the callback in the environment, where it is not. The server is
+the one that PSYCOGREEN_TEST_DSN names, the hub what PSYCOGREEN_TEST_HUB does.
 """
 
-import argparse
-import json
+import importlib
 import os
+import re
 import subprocess
 import sys
 import tarfile
 import tempfile
-import unittest
 from pathlib import Path
 
-from helpers import helper
-
-MODULES = ["test_copy", "test_lobject"]
+HUB = "PSYCOGREEN_SUITE_HUB"
 
 
-def fetch(directory: Path) -> Path:
-    """Return the directory that holds the package ``tests`` of the psycopg2 in use."""
+def pytest_configure() -> None:
+    """Make psycopg2 green, in the process that runs the suite: this module is a plugin there."""
+    hub = os.environ[HUB]
+    if hub != "blocking":
+        importlib.import_module(f"psycogreen.{hub}").make_psycopg_green()
+
+
+def fetched() -> Path:
+    """Return the directory with the package ``tests`` of the installed psycopg2's source distribution."""
     import psycopg2
 
     version = psycopg2.__version__.split()[0]
-    pip = [sys.executable, "-m", "pip", "--quiet", "download", "--no-deps", "--no-binary=:all:"]
-    subprocess.run([*pip, "--no-build-isolation", f"psycopg2=={version}"], cwd=directory, check=True)
-    (archive,) = directory.glob("psycopg2-*.tar.gz")
-    with tarfile.open(archive) as tar:
-        tar.extractall(directory, filter="data")
-    (tests,) = directory.glob("psycopg2-*/tests/testutils.py")
-    return tests.parent.parent
+    directory = Path(tempfile.gettempdir()) / f"psycogreen-psycopg2-{version}"
+    source = directory / f"psycopg2-{version}"
+    if not (source / "tests").is_dir():
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+        subprocess.run([*pip, "--dest", directory, f"psycopg2=={version}"], check=True)
+        (archive,) = directory.glob("*.tar.gz")
+        with tarfile.open(archive) as tar:
+            tar.extractall(directory, filter="data")
+    return source
 
 
-def run(hub: str, modules: list[str]) -> dict[str, str]:
-    """Run *modules* of psycopg2's in this process; return what became of each test."""
-    if hub == "gevent":
-        import psycogreen.gevent
+def run(source: Path, hub: str, files: list[str]) -> dict[str, str]:
+    """Run *files*; return the outcome of each test by its name."""
+    from psycopg2.extensions import parse_dsn
 
-        psycogreen.gevent.make_psycopg_green()
-    elif hub == "eventlet":
-        import psycogreen.eventlet
-
-        psycogreen.eventlet.make_psycopg_green()
-    outcomes = {}
-
-    class Result(unittest.TestResult):
-        def addSuccess(self, test: unittest.TestCase) -> None:
-            outcomes[test.id()] = "passed"
-
-        def addFailure(self, test: unittest.TestCase, err: object) -> None:
-            outcomes[test.id()] = self._exc_info_to_string(err, test)  # type: ignore[attr-defined]
-
-        addError = addFailure
-
-        def addSkip(self, test: unittest.TestCase, reason: str) -> None:
-            outcomes[test.id()] = f"skipped: {reason}"
-
-    unittest.defaultTestLoader.loadTestsFromNames([f"tests.{name}" for name in modules]).run(Result())
+    parameters = parse_dsn(os.environ["PSYCOGREEN_TEST_DSN"])
+    names = {"TESTDB": "dbname", "TESTDB_HOST": "host", "TESTDB_PORT": "port", "TESTDB_USER": "user"}
+    environment = {f"PSYCOPG2_{name}": str(parameters[key]) for name, key in names.items() if parameters.get(key)}
+    path = [str(Path(__file__).parent), str(Path(__file__).parent.parent), *sys.path]
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "pytest", "-p", "psycopg2_suite", "-p", "no:cacheprovider"]
+        + ["-v", "--tb=short", "-W", "ignore", "--timeout=60", *(f"tests/{name}" for name in files)],
+        cwd=source,
+        env={**os.environ, **environment, HUB: hub, "PYTHONPATH": os.pathsep.join(filter(None, path))},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    outcomes = dict(re.findall(r"^(tests/\S+) (PASSED|FAILED|SKIPPED|ERROR)", process.stdout, re.MULTILINE))
+    if not outcomes or "FAILED" in outcomes.values():
+        print(process.stdout, process.stderr, file=sys.stderr)
     return outcomes
 
 
-def run_in_process(hub: str, modules: list[str], sources: Path, dsn: str) -> dict[str, str]:
-    from psycopg2.extensions import parse_dsn
-
-    parameters = parse_dsn(dsn)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(sources), os.environ.get("PYTHONPATH", "")]),
-        "PSYCOPG2_TESTDB": parameters["dbname"],
-        "PSYCOPG2_TESTDB_HOST": parameters.get("host", ""),
-        "PSYCOPG2_TESTDB_PORT": str(parameters.get("port", "")),
-        "PSYCOPG2_TESTDB_USER": parameters.get("user", ""),
-    }
-    environment = {name: value for name, value in environment.items() if value}
-    environment.pop("PSYCOPG2_TEST_GREEN", None)
-    inside = [sys.executable, __file__, "--inside", hub, *modules]
-    done = subprocess.run(inside, env=environment, stdout=subprocess.PIPE, text=True, timeout=600, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inside", help=argparse.SUPPRESS)
-    parser.add_argument("modules", nargs="*", default=MODULES, help="test modules of psycopg2 (%(default)s)")
-    arguments = parser.parse_args()
-    if arguments.inside:
-        outcomes = run(arguments.inside, arguments.modules)
-        print(json.dumps(outcomes))
-        return 0
-    worse = 0
-    with tempfile.TemporaryDirectory() as directory, helper("pgserver.py") as dsn:
-        sources = fetch(Path(directory))
-        blocking = run_in_process("none", arguments.modules, sources, dsn)
-        passed = {name for name, outcome in blocking.items() if outcome == "passed"}
-        print(f"blocking: {len(passed)} of {len(blocking)} passed")
-        for hub in "gevent", "eventlet":
-            green = run_in_process(hub, arguments.modules, sources, dsn)
-            failed = sorted(name for name in passed if green.get(name) != "passed")
-            print(f"{hub}: {len(passed) - len(failed)} of those {len(passed)} passed")
-            for name in failed:
-                print(f"  {name}: {green.get(name)}")
-            worse += len(failed)
-    return 1 if worse else 0
+def main(files: list[str]) -> int:
+    source = fetched()
+    hub = os.environ.get("PSYCOGREEN_TEST_HUB", "gevent")
+    blocking, green = run(source, "blocking", files), run(source, hub, files)
+    passed = [name for name, outcome in blocking.items() if outcome == "PASSED"]
+    lost = [name for name in passed if green.get(name) != "PASSED"]
+    for name in lost:
+        print(f"passes blocking, not on {hub}: {name} {green.get(name, 'did not run')}")
+    skipped = sum(outcome == "SKIPPED" for outcome in blocking.values())
+    print(f"{', '.join(files)}: {len(passed)} tests pass blocking ({skipped} skipped), {len(passed) - len(lost)} on {hub}")
+    return bool(lost) or not passed
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
