@@ -38,7 +38,8 @@ def extensions():
             ["psycogreen/_waitloop.pyx"],
             include_dirs=[os.path.dirname(greenlet.__file__)],
             optional=True,
-        )
+        ),
+        Extension("psycogreen._copyrows", ["psycogreen/_copyrows.pyx"], optional=True),
     ]
 
 

@@ -58,8 +58,7 @@ class GreenConnection(Connecting, _psycopg):  # type: ignore[misc]  # more mixin
     the query.
     """
 
-    # See GreenCursor.
-    __slots__ = ()
+    # No __slots__: a COPY stands in for _green_poll, in the object itself.
 
     # The adapter of the registered callback, and its user's choice.
     _green_hub: ClassVar[Hub]

@@ -5,10 +5,11 @@ from typing import Any
 
 from psycopg2 import extensions
 
+from psycogreen._copy import CopyCursor
 from psycogreen._guard import refuse
 
 
-class GreenCursor(extensions.cursor):  # type: ignore[misc]  # mixins go before extensions.cursor: (Copy, extensions.cursor)
+class GreenCursor(CopyCursor, extensions.cursor):  # type: ignore[misc]
     """psycopg2's cursor, in which no call can stop the hub.
 
     What is not here needs no help: psycopg2 itself raises ProgrammingError

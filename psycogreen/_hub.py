@@ -20,6 +20,9 @@ class Hub(Protocol):
     def wait_write(self, fd: int, timeout: Any) -> None:
         """Park the running greenlet until *fd* can be written."""
 
+    def wait_either(self, fd: int, timeout: Any) -> None:
+        """Park the running greenlet until *fd* can be read or written."""
+
     def poll(self) -> Any:
         """Return a ``select.poll`` object, also when *select* is patched."""
 

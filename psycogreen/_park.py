@@ -9,8 +9,12 @@ from psycogreen._hub import Hub
 # psycopg2.extensions.POLL_*: written out so that psycogreen imports without it.
 POLL_OK, POLL_READ, POLL_WRITE = 0, 1, 2
 
+# For reading or writing, whichever can be done first: what libpq's
+# documentation of PQflush() asks for. psycopg2 has no name for it.
+POLL_EITHER = 4
+
 # select.POLLIN and POLLOUT, which monkey-patching may have taken away.
-_EVENTS = {POLL_READ: 1, POLL_WRITE: 4}
+_EVENTS = {POLL_READ: 1, POLL_WRITE: 4, POLL_EITHER: 1 | 4}
 
 
 def park(hub: Hub, conn: Any, state: int, timeout: Any) -> None:
@@ -29,7 +33,7 @@ def park(hub: Hub, conn: Any, state: int, timeout: Any) -> None:
         TimeoutError: *timeout* ended first.
         psycopg2.OperationalError: *state* is not one that psycopg2 documents.
     """
-    if state not in (POLL_READ, POLL_WRITE):
+    if state not in _EVENTS:
         import psycopg2
 
         raise psycopg2.OperationalError(f"Bad result from poll: {state!r}")
@@ -37,8 +41,10 @@ def park(hub: Hub, conn: Any, state: int, timeout: Any) -> None:
         wait_in_thread(hub, conn.fileno(), state, timeout)
     elif state == POLL_READ:
         hub.wait_read(conn.fileno(), timeout)
-    else:
+    elif state == POLL_WRITE:
         hub.wait_write(conn.fileno(), timeout)
+    else:
+        hub.wait_either(conn.fileno(), timeout)
 
 
 def wait_in_thread(hub: Hub, fd: int, state: int, timeout: Any) -> None:
@@ -47,7 +53,7 @@ def wait_in_thread(hub: Hub, fd: int, state: int, timeout: Any) -> None:
     Args:
         hub: The coroutine library.
         fd: The descriptor.
-        state: POLL_READ or POLL_WRITE.
+        state: POLL_READ, POLL_WRITE or POLL_EITHER.
         timeout: Seconds; None or -1 is no limit.
 
     Raises:

@@ -11,6 +11,7 @@ import eventlet
 import eventlet.green.socket
 import eventlet.hubs
 import eventlet.patcher
+import greenlet
 import eventlet.tpool
 
 from psycogreen._loop import wait_callback
@@ -38,6 +39,27 @@ class _Eventlet:
 
     def wait_write(self, fd: int, timeout: float) -> None:
         eventlet.hubs.trampoline(fd, write=True)
+
+    def wait_either(self, fd: int, timeout: float) -> None:
+        # trampoline() refuses to wait for both.
+        hub = eventlet.hubs.get_hub()
+        me = greenlet.getcurrent()
+        waiting = True
+
+        def wake(fd: int) -> None:
+            # The hub may call it for each.
+            if waiting:
+                me.switch()
+
+        listeners = []
+        try:
+            for event in (hub.READ, hub.WRITE):
+                listeners.append(hub.add(event, fd, wake, me.throw, None))
+            hub.switch()
+        finally:
+            waiting = False
+            for listener in listeners:
+                hub.remove(listener)
 
     def poll(self) -> Any:
         return _select.poll()

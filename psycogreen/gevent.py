@@ -9,7 +9,7 @@ import gevent.monkey
 import gevent.socket
 from gevent._hub_local import get_hub_if_exists
 from gevent.exceptions import InvalidSwitchError
-from gevent.socket import wait_read, wait_write
+from gevent.socket import wait_read, wait_readwrite, wait_write
 
 from psycogreen._loop import wait_callback
 from psycogreen._park import POLL_READ
@@ -28,6 +28,9 @@ class _Gevent:
 
     def wait_write(self, fd: int, timeout: float | None) -> None:
         wait_write(fd, timeout=timeout)
+
+    def wait_either(self, fd: int, timeout: float | None) -> None:
+        wait_readwrite(fd, timeout=timeout)
 
     def poll(self) -> Any:
         return gevent.monkey.get_original("select", "poll")()

@@ -6,4 +6,12 @@ that psycogreen chooses (PSYCOGREEN_NO_EXTENSIONS=1 makes it the pure one).
 greenlet: what is to run beside others, tests spawn into the hub.
 """
 
-pytest_plugins = ("fix_server", "fix_hub", "fix_connect", "fix_fake", "fix_script", "fix_faults")
+pytest_plugins = (
+    "fix_server",
+    "fix_hub",
+    "fix_connect",
+    "fix_copy",
+    "fix_fake",
+    "fix_faults",
+    "fix_script",
+)

@@ -1,0 +1,293 @@
+"""COPY on green connections.
+
+psycopg2 refuses to copy beside a wait callback. So here a COPY is executed as
+a query, which psycopg2 allows, and its data is moved where psycopg2 waits for
+the query's end: in the place of the connection's poll(). That one asks the
+wait loop for every wait, and is psycopg2's own again when the data is through.
+So the transaction's begin, the connection's lock, notices, the row count and
+the server's errors are psycopg2's work, as for any query, and so is what
+becomes of the connection when an exception ends a wait.
+"""
+
+import contextlib
+import io
+import time
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import psycopg2
+from psycopg2 import extensions
+from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE
+
+from psycogreen._guard import refuse
+from psycogreen._libpq import libpq
+from psycogreen._loop import write_rows
+from psycogreen._park import POLL_EITHER
+
+# libpq's ExecStatusType.
+_PGRES_COPY_OUT, _PGRES_COPY_IN = 3, 4
+
+# Bytes that are sent at once. No more than this waits in libpq.
+_CHUNK = 65536
+
+# Seconds of work without a wait after which others get their turn.
+_TURN = 0.005
+
+
+class CopyCursor:
+    """What green cursors need to copy: a base before psycopg2's."""
+
+    __slots__ = ()
+
+    connection: Any
+
+    def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
+        """Execute a COPY statement that reads from or writes to *file*.
+
+        As in psycopg2: see ``cursor.copy_expert()`` in its documentation. But
+        an exception that is not an Exception (a kill or Timeout of the hub,
+        KeyboardInterrupt) closes the connection, as it does in a query, also
+        when it comes out of the file's methods.
+
+        Args:
+            sql: A COPY ... FROM STDIN or COPY ... TO STDOUT, as a string or a
+                ``psycopg2.sql.Composable``.
+            file: An object with ``read()`` or ``write()``, which may wait in
+                the hub themselves.
+            size: What ``read()`` is called with.
+
+        Raises:
+            psycopg2.Error: As in psycopg2.
+            psycopg2.NotSupportedError: The libpq of psycopg2 can't be reached.
+        """
+        if self._copied_by_psycopg2("copy_expert", sql, file, size):
+            return
+        query = extensions.cursor.mogrify(self, sql)
+        if not hasattr(file, "read") and not hasattr(file, "write"):
+            raise TypeError(
+                "file must be a readable file-like object for COPY FROM; a writable file-like object for COPY TO."
+            )
+        _Copy(self, file, size).execute(query)
+
+    def copy_from(
+        self, file: Any, table: str, sep: str = "\t", null: str = "\\N", size: int = 8192, columns: Any = None
+    ) -> None:
+        """Append to *table* what *file* holds.
+
+        As in psycopg2: see ``cursor.copy_from()`` in its documentation, and
+        `copy_expert`.
+        """
+        if not self._copied_by_psycopg2("copy_from", file, table, sep, null, size, columns):
+            _Copy(self, file, size).execute(self._statement(b"FROM stdin", table, columns, sep, null))
+
+    def copy_to(self, file: Any, table: str, sep: str = "\t", null: str = "\\N", columns: Any = None) -> None:
+        """Write to *file* what *table* holds.
+
+        As in psycopg2: see ``cursor.copy_to()`` in its documentation, and
+        `copy_expert`.
+        """
+        if not self._copied_by_psycopg2("copy_to", file, table, sep, null, columns):
+            _Copy(self, file, 0).execute(self._statement(b"TO stdout", table, columns, sep, null))
+
+    def _copied_by_psycopg2(self, method: str, *args: Any) -> bool:
+        """Let psycopg2 copy if no wait callback is set; return whether it did.
+
+        Beside a wait callback it refuses, but not before it has checked the
+        arguments and the cursor.
+        """
+        try:
+            getattr(extensions.cursor, method)(self, *args)
+            return True
+        except psycopg2.ProgrammingError:
+            if extensions.get_wait_callback() is None or self.connection.async_:
+                raise
+        if self.connection.status == extensions.STATUS_PREPARED:
+            raise psycopg2.ProgrammingError(f"{method} cannot be used with a prepared two-phase transaction")
+        refuse(self.connection, method)
+        return False
+
+    def _statement(self, direction: bytes, table: str, columns: Any, sep: str, null: str) -> bytes:
+        # psycopg2 does not encode any of these for the connection.
+        def identifier(name: Any) -> bytes:
+            extensions.quote_ident(name, self)  # refuses bad names; but what it returns was decoded
+            encoded = name.encode() if isinstance(name, str) else name
+            return b'"%b"' % encoded.replace(b'"', b'""')
+
+        def literal(value: str) -> bytes:
+            quoted = extensions.QuotedString(value.encode())
+            quoted.prepare(self.connection)
+            return bytes(quoted.getquoted())
+
+        target = identifier(table)
+        if columns is not None:
+            target += b"(" + b",".join([identifier(column) for column in columns]) + b")"
+        return b"COPY %b %b WITH DELIMITER AS %b NULL AS %b" % (target, direction, literal(sep), literal(null))
+
+
+def _codec(connection: Any) -> str:
+    """Return the name of Python's codec for the encoding of *connection*."""
+    return str(extensions.encodings[connection.encoding])
+
+
+class _Copy:
+    """The execution of one COPY."""
+
+    def __init__(self, cursor: Any, file: Any, size: int) -> None:
+        self._libpq = libpq()
+        self._cursor = cursor
+        self._connection = cursor.connection
+        self._file = file
+        self._size = size
+        self._done = False
+        # What the file raised: write() to the caller, as it is; read() to the
+        # server, whose error for it is what the caller gets.
+        self._error: Exception | None = None
+        self._read_error: Exception | None = None
+
+    def execute(self, query: bytes) -> None:
+        cursor = self._cursor
+        if cursor.name is not None:
+            # It would declare itself for the query.
+            cursor = extensions.cursor(self._connection)
+        if "_green_poll" in vars(self._connection):
+            raise psycopg2.ProgrammingError("COPY cannot be used while another thread copies on this connection")
+        self._connection._green_poll = self._states().__next__
+        try:
+            extensions.cursor.execute(cursor, query)
+        except psycopg2.Error as exc:
+            if self._error is None:
+                raise exc from self._read_error
+        finally:
+            del self._connection._green_poll
+            error, self._error, self._read_error = self._error, None, None
+        if error is not None:
+            with contextlib.suppress(TypeError):
+                extensions.cursor.executemany(cursor)  # without arguments it only resets rowcount
+            try:
+                raise error
+            finally:
+                del error
+
+    def _states(self) -> Iterator[int]:
+        """Yield what poll() is to return, for as long as psycopg2 waits."""
+        while True:
+            state = extensions.connection.poll(self._connection)
+            status = self._status() if state == POLL_OK else None
+            if status not in (_PGRES_COPY_IN, _PGRES_COPY_OUT):
+                yield state
+                continue
+            if self._done:
+                # psycopg2 would spin for ever here.
+                self._error = psycopg2.ProgrammingError("can't execute more than one COPY at once")
+            self._done = True
+            if status == _PGRES_COPY_IN:
+                yield from self._copy_in()
+            else:
+                yield from self._copy_out()
+
+    def _status(self) -> int | None:
+        """Return the status of libpq's current result, None if it is idle.
+
+        In the midst of a COPY libpq has a result for everybody who asks.
+        """
+        result = self._libpq.PQgetResult(self._connection.pgconn_ptr)
+        if result is None:
+            return None
+        status: int = self._libpq.PQresultStatus(result)
+        self._libpq.PQclear(result)
+        return status
+
+    def _copy_in(self) -> Iterator[int]:
+        pgconn = self._connection.pgconn_ptr
+        failure = None if self._error is None else str(self._error).encode()
+        ended = failure is not None
+        while not ended:
+            until = time.perf_counter() + _TURN
+            data, ended, failure = self._read(until)
+            for start in range(0, len(data), _CHUNK):
+                if not (yield from self._put(pgconn, data[start : start + _CHUNK])):
+                    ended, failure = True, b"error in PQputCopyData() call"
+                    break
+                if time.perf_counter() > until:
+                    yield POLL_WRITE
+                    until = time.perf_counter() + _TURN
+        while (queued := self._libpq.PQputCopyEnd(pgconn, failure)) == 0:
+            yield POLL_EITHER
+        if queued < 0:
+            raise psycopg2.OperationalError(self._libpq.PQerrorMessage(pgconn).decode(errors="replace"))
+        yield from self._flush(pgconn)
+
+    def _read(self, until: float) -> tuple[bytes, bool, bytes | None]:
+        """Read about a chunk, for as long as it is before *until*.
+
+        Returns:
+            What was read; whether that was all; and what to tell the server
+            in the place of the rest, None if nothing is wrong.
+        """
+        pieces: list[bytes] = []
+        length = 0
+        try:
+            read = self._file.read
+        except AttributeError as exc:
+            self._error = exc
+            return b"", True, str(exc).encode()
+        try:
+            while length < _CHUNK:
+                piece = read(self._size)
+                if isinstance(piece, str):
+                    piece = piece.encode(_codec(self._connection))
+                if not isinstance(piece, bytes):
+                    return b"".join(pieces), True, b"error in .read() call"
+                if not piece:
+                    return b"".join(pieces), True, None
+                pieces.append(piece)
+                length += len(piece)
+                if not len(pieces) % 16 and time.perf_counter() > until:
+                    break
+        except Exception as exc:
+            self._read_error = exc
+            failure = f"error in .read() call: {type(exc).__name__} {exc}"
+            # As long as psycopg2's.
+            return b"".join(pieces), True, failure.encode(_codec(self._connection), "replace")[:1023]
+        return b"".join(pieces), False, None
+
+    def _put(self, pgconn: int, data: bytes) -> Generator[int, None, bool]:
+        """Send *data*; return whether the connection took it."""
+        while (queued := self._libpq.PQputCopyData(pgconn, data, len(data))) == 0:
+            yield POLL_EITHER
+        return (yield from self._flush(pgconn)) if queued > 0 else False
+
+    def _flush(self, pgconn: int) -> Generator[int, None, bool]:
+        """Send what waits in libpq; return whether the connection took it.
+
+        While it is full libpq also reads: a server whose notices nobody reads
+        stops reading too.
+        """
+        while (left := self._libpq.PQflush(pgconn)) > 0:
+            yield POLL_EITHER
+        return bool(left == 0)
+
+    def _copy_out(self) -> Iterator[int]:
+        pgconn = self._connection.pgconn_ptr
+        write = None
+        if self._error is None:
+            try:
+                write = self._file.write
+            except AttributeError as exc:
+                self._error = exc
+        codec = _codec(self._connection) if isinstance(self._file, io.TextIOBase) else None
+        while True:
+            try:
+                status = write_rows(pgconn, write, codec, time.perf_counter() + _TURN)
+            except Exception as exc:
+                # The connection and its transaction are as good as before,
+                # once the rest has come. psycopg2 lets the next query read it.
+                self._error = exc
+                write = None
+                continue
+            if status < 0:
+                break
+            yield POLL_WRITE if status else POLL_READ
+            extensions.connection.poll(self._connection)
+        if status < -1:
+            raise psycopg2.DatabaseError(self._libpq.PQerrorMessage(pgconn).decode(errors="replace"))

@@ -1,0 +1,92 @@
+"""What a COPY did, to compare psycopg2 blocking and green."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2 import extensions
+
+DIAGNOSTICS = [name for name in dir(extensions.Diagnostics) if not name.startswith("_")]
+
+
+def described(exc: BaseException | None, cursor: Any) -> dict[str, Any]:
+    """Return what a user can see of *exc*."""
+    seen: dict[str, Any] = {"class": type(exc), "text": str(exc)}
+    if isinstance(exc, psycopg2.Error):
+        seen["pgcode"] = exc.pgcode
+        seen["pgerror"] = exc.pgerror
+        seen["cursor"] = exc.cursor is cursor
+        seen["diag"] = {name: getattr(exc.diag, name) for name in DIAGNOSTICS}
+        if (seen["diag"]["schema_name"] or "").startswith("pg_temp_"):
+            seen["diag"]["schema_name"] = "pg_temp"  # each session's has a number
+    return seen
+
+
+def outcome(connection: Any, copy: Callable[[Any], object], **kwargs: Any) -> dict[str, Any]:
+    """Call *copy* with a cursor of *connection*; return what became of it and of the connection.
+
+    *kwargs* are for ``connection.cursor()``.
+    """
+    cursor = connection.cursor(**kwargs)
+    raised = None
+    returned: Any = None
+    try:
+        returned = copy(cursor)
+    except Exception as exc:
+        raised = exc
+    seen = described(raised, cursor)
+    seen["returned"] = returned
+    for name in "rowcount", "query", "description", "lastrowid", "closed", "name":
+        seen[name] = getattr(cursor, name)
+    # After a COPY psycopg2 has none; green it is the server's, as after a query.
+    seen["statusmessage"] = re.sub(r"^COPY \d+$", "", cursor.statusmessage or "")
+    seen["status"] = connection.status
+    seen["lost"] = bool(connection.closed)
+    if not connection.closed:
+        seen.update(afterwards(connection))
+    del raised, cursor
+    return seen
+
+
+def afterwards(connection: Any) -> dict[str, Any]:
+    """Return what state *connection* is in, by its next queries."""
+    seen: dict[str, Any] = {}
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            seen["next query"] = cursor.fetchall()
+    except psycopg2.Error as exc:
+        seen["next query"] = type(exc)
+    seen["transaction"] = connection.get_transaction_status()
+    connection.rollback()
+    seen["notices"] = list(connection.notices)  # blocking, that of a COPY came only with the next query
+    seen["rolled back"] = connection.get_transaction_status()
+    return seen
+
+
+@pytest.fixture
+def compare(hub, connect, blocking_dsn_connect):
+    """Do the same blocking and green; the outcomes must be equal.
+
+    *copy* gets a cursor; *prepare* a connection before; both are called
+    twice, so what a case uses up must be made in them. What *prepare* makes
+    is committed and must be temporary.
+    """
+
+    def compare(copy, prepare=None, cursor=None, **kwargs):
+        def run(connection):
+            if prepare is not None:
+                prepare(connection)
+            return outcome(connection, copy, **(cursor or {}))
+
+        with blocking_dsn_connect(**kwargs) as connection:
+            expected = run(connection)
+        connection = connect(**kwargs)
+        got = hub.run(run, connection)
+        connection.close()
+        assert got == expected
+        return got
+
+    return compare

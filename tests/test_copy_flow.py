@@ -1,0 +1,302 @@
+"""A COPY never stops the hub, holds little, and lets no other greenlet in."""
+
+import functools
+import io
+import subprocess
+import sys
+import textwrap
+import time
+
+import psycopg2
+import pytest
+from fix_hub import NAME
+from greenlet import GreenletExit
+from psycopg2 import errors
+from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_INTRANS
+
+# Seconds that the ticker may be late. benchmarks/copy.py measures how late it
+# really is; here the machine may be busy with other things.
+GAP = 0.5
+
+
+class Rows:
+    """A file of rows without end, that counts what it gave."""
+
+    def __init__(self, size=8192):
+        self.chunk = b"1\n" * (size // 2)
+        self.given = 0
+
+    def read(self, size):
+        self.given += len(self.chunk)
+        return self.chunk
+
+
+class Limited(Rows):
+    """A file of *total* bytes of rows."""
+
+    def __init__(self, total, size=8192, each=lambda: None):
+        super().__init__(size)
+        self.total = total
+        self.each = each
+
+    def read(self, size):
+        self.each()
+        return b"" if self.given >= self.total else super().read(size)
+
+
+class Sink:
+    """A file that counts what it gets."""
+
+    def __init__(self, each=lambda: None):
+        self.rows = 0
+        self.bytes = 0
+        self.each = each
+
+    def write(self, data):
+        self.rows += 1
+        self.bytes += len(data)
+        self.each()
+
+
+@pytest.fixture
+def table(connect):
+    """A table that all connections see."""
+    connection = connect()
+    connection.autocommit = True
+    connection.cursor().execute("DROP TABLE IF EXISTS copied; CREATE TABLE copied (n int)")
+    return "copied"  # not dropped here, where a test's transaction may still be open
+
+
+def in_copy(connection):
+    return connection.get_transaction_status() == TRANSACTION_STATUS_ACTIVE
+
+
+def test_the_hub_runs_on_while_copying_in(hub, connect, table):
+    cursor = connect().cursor()
+    with hub.ticker(0.005) as ticker:
+        hub.run(cursor.copy_from, Limited(4_000_000), table)
+    assert cursor.rowcount >= 2_000_000
+    assert ticker.ticks > 10
+    assert ticker.longest_gap < GAP
+
+
+def test_the_hub_runs_on_while_copying_out(hub, connect):
+    cursor = connect().cursor()
+    sink = Sink()
+    with hub.ticker(0.005) as ticker:
+        hub.run(cursor.copy_expert, "COPY (SELECT generate_series(1, 1000000)) TO STDOUT", sink)
+    assert sink.rows == cursor.rowcount == 1_000_000
+    assert ticker.ticks > 10
+    assert ticker.longest_gap < GAP
+
+
+def busy(seconds):
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def test_the_hub_runs_on_beside_a_file_that_takes_time(hub, connect, table):
+    # Here nobody ever waits for the server.
+    cursor = connect().cursor()
+    with hub.ticker(0.005) as ticker:
+        hub.run(cursor.copy_from, Limited(2000, size=2, each=lambda: busy(0.0005)), table)
+        hub.run(
+            cursor.copy_expert,
+            "COPY (SELECT generate_series(1, 1000)) TO STDOUT",
+            Sink(each=lambda: busy(0.0005)),
+        )
+    assert ticker.ticks > 30
+
+
+def test_one_huge_read(hub, connect, table):
+    cursor = connect().cursor()
+    with hub.ticker(0.005) as ticker:
+        hub.run(cursor.copy_from, Limited(20_000_000, size=20_000_000), table)
+    assert cursor.rowcount == 10_000_000
+    assert ticker.longest_gap < GAP
+
+
+def test_a_green_file(hub, connect, table):
+    cursor = connect().cursor()
+    with hub.ticker(0.005) as ticker:
+        hub.run(cursor.copy_from, Limited(40, size=2, each=lambda: hub.sleep(0.01)), table)
+        assert cursor.rowcount == 20
+        sink = Sink(each=lambda: hub.sleep(0.01))
+        hub.run(cursor.copy_to, sink, table)
+        assert sink.rows == 20
+    assert ticker.ticks > 40
+    assert ticker.longest_gap < GAP
+
+
+def test_a_slow_server_slows_the_reader(hub, connect, table):
+    blocker = connect()
+    blocker.cursor().execute(f"LOCK TABLE {table}")
+    connection = connect()
+    rows = Limited(30_000_000)
+    task = hub.spawn(connection.cursor().copy_from, rows, table)
+    hub.wait_until(lambda: in_copy(connection))
+    hub.sleep(0.3)
+    # The server has not even begun to read: COPY waits for the lock first.
+    assert rows.given == 0
+    blocker.rollback()
+    # A trigger that waits has it stop in the midst.
+    blocker.cursor().execute("SELECT pg_advisory_lock(5)")
+    task.wait()
+    connection.rollback()
+    connection.cursor().execute(
+        "CREATE FUNCTION pg_temp.hold() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_advisory_lock(5); RETURN NEW; END $$;"
+        f"CREATE TRIGGER hold BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION pg_temp.hold()"
+    )
+    rows = Limited(30_000_000)
+    task = hub.spawn(connection.cursor().copy_from, rows, table)
+    hub.wait_until(lambda: rows.given)
+    before = -1
+    while rows.given != before:
+        before = rows.given
+        hub.sleep(0.1)
+    assert rows.given < 3_000_000, "of 30 MB, while the server reads none"
+    task.kill()
+    with pytest.raises(GreenletExit):
+        task.wait()
+
+
+def test_many_notices(hub, connect, table):
+    """A server whose notices nobody reads while it is sent to would stop reading, and so both for ever."""
+    connection = connect()
+    connection.cursor().execute(
+        "CREATE FUNCTION pg_temp.say() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE NOTICE 'row % %', NEW.n, repeat('x', 500); RETURN NEW; END $$;"
+        f"CREATE TRIGGER say BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION pg_temp.say()"
+    )
+    cursor = connection.cursor()
+    with hub.ticker(0.005) as ticker:
+        # More than the buffers of both sockets hold, in both directions.
+        hub.run(cursor.copy_from, io.BytesIO((b"1".rjust(199) + b"\n") * 10_000), table)
+    assert cursor.rowcount == 10_000
+    assert ticker.longest_gap < GAP
+
+
+def test_others_may_not_use_the_connection(hub, connect, table):
+    connection = connect()
+    cursor, other = connection.cursor(), connection.cursor()
+    go_on = []
+    file = Limited(1000, size=100, each=lambda: hub.wait_until(lambda: go_on))
+    task = hub.spawn(cursor.copy_from, file, table)
+    hub.wait_until(lambda: in_copy(connection))
+    hub.sleep(0.02)
+    for use in (
+        lambda: other.execute("SELECT 1"),
+        lambda: cursor.execute("SELECT 1"),
+        lambda: other.copy_to(io.BytesIO(), table),
+        lambda: other.copy_from(io.BytesIO(), table),
+        lambda: cursor.copy_expert("COPY copied TO STDOUT", io.BytesIO()),
+        connection.poll,
+        connection.commit,
+        connection.rollback,
+    ):
+        with pytest.raises(psycopg2.ProgrammingError, match="cannot be used while"):
+            hub.run(use)
+    go_on.append(True)
+    task.wait()
+    assert cursor.rowcount == 500
+    assert connection.get_transaction_status() == TRANSACTION_STATUS_INTRANS
+
+
+def test_the_file_may_not_use_the_connection(hub, connect, table):
+    connection = connect()
+    cursor = connection.cursor()
+    for use in (
+        lambda: connection.cursor().execute("SELECT 1"),
+        connection.commit,
+        lambda: connection.cursor().copy_to(io.BytesIO(), table),
+    ):
+        with pytest.raises(errors.QueryCanceled, match="ProgrammingError.*cannot be used while"):
+            hub.run(cursor.copy_from, Limited(10, each=use), table)
+        connection.rollback()
+        with pytest.raises(psycopg2.ProgrammingError, match="cannot be used while"):
+            hub.run(cursor.copy_expert, "COPY (SELECT 1) TO STDOUT", Sink(each=use))
+        hub.run(connection.rollback)
+
+
+def test_closed_by_another_greenlet(hub, connect, table):
+    for copy in (
+        lambda c: c.copy_from(Rows(), table),
+        lambda c: c.copy_from(Limited(1000, each=lambda: hub.sleep(0.001)), table),
+        lambda c: c.copy_expert("COPY (SELECT generate_series(1, 100000000)) TO STDOUT", Sink()),
+        lambda c: c.copy_expert("COPY (SELECT pg_sleep(60)) TO STDOUT", Sink()),
+    ):
+        connection = connect()
+        task = hub.spawn(copy, connection.cursor())
+        hub.wait_until(functools.partial(in_copy, connection))
+        with hub.ticker(0.005) as ticker:
+            hub.run(connection.close)
+            with pytest.raises(psycopg2.InterfaceError, match="connection closed by another greenlet"):
+                task.wait()
+        assert connection.closed
+        assert ticker.longest_gap < GAP
+
+
+def test_two_connections_at_once(hub, connect, table):
+    """From one COPY into another, without a byte on disk."""
+
+    class Pipe:
+        def __init__(self):
+            self.pieces = []
+            self.ended = False
+
+        def write(self, data):
+            self.pieces.append(data)
+            if len(self.pieces) > 1000:
+                hub.wait_until(lambda: not self.pieces)
+
+        def read(self, size):
+            hub.wait_until(lambda: self.pieces or self.ended)
+            data = b"".join(self.pieces)
+            self.pieces.clear()
+            return data
+
+    pipe = Pipe()
+    target = connect().cursor()
+    loading = hub.spawn(target.copy_from, pipe, table)
+    hub.run(connect().cursor().copy_expert, "COPY (SELECT generate_series(1, 20000)) TO STDOUT", pipe)
+    pipe.ended = True
+    loading.wait()
+    assert target.rowcount == 20000
+
+
+@pytest.mark.parametrize("direction", ["in", "out"])
+def test_memory(direction, dsn):
+    """In a process of its own, as its peak is what counts."""
+    program = f"""
+        import resource
+        import psycogreen.{NAME}, psycopg2
+        psycogreen.{NAME}.make_psycopg_green()
+        class File:
+            left = 300_000_000 // 81920
+            def read(self, size):
+                self.left -= 1
+                return b"" if self.left < 0 else row * 1024
+            def write(self, data):
+                pass
+        row = b"1" * 79 + b"\\n"
+        connection = psycopg2.connect({dsn!r})
+        cursor = connection.cursor()
+        cursor.execute("CREATE TEMPORARY TABLE t (line text)")
+        def copy(megabytes):
+            if {direction!r} == "in":
+                File.left = megabytes * 1_000_000 // 81920
+                cursor.copy_expert("COPY t FROM STDIN WHERE false", File())
+            else:
+                rows = f"generate_series(1, {{megabytes * 12500}})"
+                cursor.copy_expert(f"COPY (SELECT repeat('1', 79) FROM {{rows}}) TO STDOUT", File())
+        copy(1)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        copy(300)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=100, check=True
+    )
+    assert int(done.stdout) < 32 * 1024
