@@ -77,12 +77,21 @@ class _Gevent:
 class _Watch:
     def __init__(self, loop: Any, fd: int, callback: Callable[..., object]) -> None:
         self._loop = loop
+        self._callback = callback
         self._watcher = loop.io(fd, 1, ref=False)
-        self._watcher.start(callback)
+        # libuv's loop gives a watcher of descriptors its reference all the same.
+        self._can_be_unref = not self._watcher.ref
+        if self._can_be_unref:
+            self._watcher.start(callback)
 
     def hold(self, awaited: bool) -> None:
-        # A watcher without a reference lets hub.join() and gevent.wait() end.
-        self._watcher.ref = awaited
+        # hub.join() and gevent.wait() end when no watcher with a reference runs.
+        if self._can_be_unref:
+            self._watcher.ref = awaited
+        elif awaited:
+            self._watcher.start(self._callback)
+        else:
+            self._watcher.stop()
 
     def stop(self) -> None:
         if getattr(self._loop, "ptr", True):  # else it was destroyed, as libev's and libuv's tell by turns
