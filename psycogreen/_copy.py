@@ -17,7 +17,7 @@ from typing import Any
 
 import psycopg2
 from psycopg2 import extensions
-from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE
+from psycopg2.extensions import POLL_OK, POLL_READ
 
 from psycogreen._guard import refuse
 from psycogreen._libpq import libpq
@@ -209,7 +209,7 @@ class _Copy:
                     ended, failure = True, b"error in PQputCopyData() call"
                     break
                 if time.perf_counter() > until:
-                    yield POLL_WRITE
+                    yield POLL_EITHER
                     until = time.perf_counter() + _TURN
         while (queued := self._libpq.PQputCopyEnd(pgconn, failure)) == 0:
             yield POLL_EITHER
@@ -287,7 +287,7 @@ class _Copy:
                 continue
             if status < 0:
                 break
-            yield POLL_WRITE if status else POLL_READ
+            yield POLL_EITHER if status else POLL_READ
             extensions.connection.poll(self._connection)
         if status < -1:
             raise psycopg2.DatabaseError(self._libpq.PQerrorMessage(pgconn).decode(errors="replace"))
