@@ -139,6 +139,7 @@ class _Copy:
         self._file = file
         self._size = size
         self._done = False
+        self._until = 0.0  # when others get their turn, by time.perf_counter()
         # What the file raised: write() to the caller, as it is; read() to the
         # server, whose error for it is what the caller gets.
         self._error: Exception | None = None
@@ -202,23 +203,22 @@ class _Copy:
         failure = None if self._error is None else str(self._error).encode()
         ended = failure is not None
         while not ended:
-            until = time.perf_counter() + _TURN
-            data, ended, failure = self._read(until)
+            data, ended, failure = self._read()
             for start in range(0, len(data), _CHUNK):
                 if not (yield from self._put(pgconn, data[start : start + _CHUNK])):
                     ended, failure = True, b"error in PQputCopyData() call"
                     break
-                if time.perf_counter() > until:
+                if time.perf_counter() > self._until:
                     yield POLL_EITHER
-                    until = time.perf_counter() + _TURN
+                    self._until = time.perf_counter() + _TURN
         while (queued := self._libpq.PQputCopyEnd(pgconn, failure)) == 0:
             yield POLL_EITHER
         if queued < 0:
             raise psycopg2.OperationalError(self._libpq.PQerrorMessage(pgconn).decode(errors="replace"))
         yield from self._flush(pgconn)
 
-    def _read(self, until: float) -> tuple[bytes, bool, bytes | None]:
-        """Read about a chunk, for as long as it is before *until*.
+    def _read(self) -> tuple[bytes, bool, bytes | None]:
+        """Read about a chunk, for as long as this greenlet's turn lasts.
 
         Returns:
             What was read; whether that was all; and what to tell the server
@@ -242,7 +242,7 @@ class _Copy:
                     return b"".join(pieces), True, None
                 pieces.append(piece)
                 length += len(piece)
-                if not len(pieces) % 16 and time.perf_counter() > until:
+                if not len(pieces) % 16 and time.perf_counter() > self._until:
                     break
         except Exception as exc:
             self._read_error = exc
@@ -265,6 +265,7 @@ class _Copy:
         """
         while (left := self._libpq.PQflush(pgconn)) > 0:
             yield POLL_EITHER
+            self._until = time.perf_counter() + _TURN
         return bool(left == 0)
 
     def _copy_out(self) -> Iterator[int]:

@@ -109,6 +109,16 @@ def test_the_hub_runs_on_beside_a_file_that_takes_time(hub, connect, table):
     assert ticker.ticks > 30
 
 
+def test_the_turn_does_not_begin_anew_with_each_chunk(hub, connect, table):
+    # Of which each takes less than a turn, while the server keeps up.
+    cursor = connect().cursor()
+    with hub.ticker(0.001) as ticker:
+        rows = Limited(100 * 65536, each=lambda: busy(0.002))
+        rows.chunk = b"1".rjust(65535) + b"\n"
+        hub.run(cursor.copy_from, rows, table)
+    assert ticker.ticks > 20
+
+
 def test_one_huge_read(hub, connect, table):
     cursor = connect().cursor()
     with hub.ticker(0.005) as ticker:
