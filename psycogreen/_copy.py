@@ -209,7 +209,7 @@ class _Copy:
                     ended, failure = True, b"error in PQputCopyData() call"
                     break
                 if time.perf_counter() > until:
-                    yield POLL_WRITE
+                    yield POLL_EITHER
                     until = time.perf_counter() + _TURN
         while (queued := self._libpq.PQputCopyEnd(pgconn, failure)) == 0:
             yield POLL_EITHER
