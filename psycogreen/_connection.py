@@ -49,7 +49,7 @@ def _guarded_setter(name: str) -> property:
     return property(attribute.__get__, guarded, doc=attribute.__doc__)
 
 
-class GreenConnection(Connecting, _psycopg):  # type: ignore[misc]  # more mixins go between the two
+class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
     """psycopg2's connection, in which no call can stop the hub.
 
     While a greenlet waits in a query, psycopg2 holds a mutex which nearly all

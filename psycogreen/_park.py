@@ -33,7 +33,7 @@ def park(hub: Hub, conn: Any, state: int, timeout: Any) -> None:
         TimeoutError: *timeout* ended first.
         psycopg2.OperationalError: *state* is not one that psycopg2 documents.
     """
-    if state not in _EVENTS:
+    if state not in (POLL_READ, POLL_WRITE, POLL_EITHER):
         import psycopg2
 
         raise psycopg2.OperationalError(f"Bad result from poll: {state!r}")

@@ -11,8 +11,8 @@ import eventlet
 import eventlet.green.socket
 import eventlet.hubs
 import eventlet.patcher
-import greenlet
 import eventlet.tpool
+import greenlet
 
 from psycogreen._loop import wait_callback
 from psycogreen._park import POLL_READ

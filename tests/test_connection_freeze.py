@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from freeze_table import ANSWERS, CALLS, REFUSED, SITUATIONS, Call
 
+pytestmark = pytest.mark.heavy
+
 # Seconds without a word after which the program is taken for frozen.
 WATCHDOG = 10
 

@@ -6,6 +6,8 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
+pytestmark = pytest.mark.heavy
+
 PROGRAM = """
     from orm import *
     import psycopg2, sqlalchemy

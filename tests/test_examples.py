@@ -10,6 +10,8 @@ import pytest
 
 HERE = Path(__file__).parent
 
+pytestmark = pytest.mark.once
+
 
 def run(script: str, dsn: str) -> str:
     return subprocess.run(
@@ -21,8 +23,9 @@ def run(script: str, dsn: str) -> str:
     ).stdout
 
 
+@pytest.mark.parametrize("hub", ["gevent", "eventlet"])
 def test_example(hub, dsn):
-    told = [line.split(maxsplit=4) for line in run(f"example_{hub.name}.py", dsn).splitlines()]
+    told = [line.split(maxsplit=4) for line in run(f"example_{hub}.py", dsn).splitlines()]
     assert all(line[1] == "s" for line in told)
     events = [(f"{kind} {number}", what) for _, _, kind, number, what in told]
     everybody = sorted(f"{kind} {n}" for kind in ("query", "request") for n in (1, 2, 3))
@@ -31,10 +34,7 @@ def test_example(hub, dsn):
     assert sorted(events[6:]) == [(name, "was told: done") for name in everybody]
 
 
-@pytest.mark.heavy
-def test_demo(hub, dsn):
-    if hub.name != "gevent":
-        pytest.skip("it shows both hubs by itself: runs on gevent")
+def test_demo(dsn):
     pytest.importorskip("rich")
     shown = run("demo.py", dsn)
     assert shown.count("40/40") == 3

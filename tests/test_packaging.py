@@ -17,11 +17,10 @@ import psycogreen
 ROOT = Path(__file__).parent.parent
 
 pytestmark = [
-    pytest.mark.heavy,
+    pytest.mark.once,
     pytest.mark.timeout(300),
     pytest.mark.skipif(
-        psycogreen.implementation == "python" or os.environ.get("PSYCOGREEN_TEST_HUB") == "eventlet",
-        reason="the same on every hub and loop: runs on gevent with the compiled one",
+        psycogreen.implementation == "python", reason="where the compiled loop is not there it can't be built either"
     ),
 ]
 

@@ -178,6 +178,7 @@ def test_kill_while_connecting(warm, connect, fake_server, hub):
     del caught, thrown, task
     gc.collect()
     assert len(descriptors()) == open_before + 1  # the server's end, in this process too
+    hub.wait_until(lambda: hub.watched() == watched)
 
 
 def test_thrown_after_the_answer_came(warm, connect, hub):
