@@ -165,8 +165,11 @@ cdef class Bell:
     cdef PyObject *reactor
 
     def __call__(self, fd=None):
+        cdef Reactor reactor
         if self.reactor != NULL:
-            (<Reactor>self.reactor).dispatch()
+            # A greenlet of the batch may give the hub another reactor.
+            reactor = <Reactor>self.reactor
+            reactor.dispatch()
 
 
 cdef class Reactor:
