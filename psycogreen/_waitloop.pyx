@@ -9,6 +9,7 @@ descriptor that the hub watches. Parking is a store and a switch.
 
 import functools
 import os
+import sys
 import weakref
 
 from cpython.object cimport PyObject
@@ -129,6 +130,9 @@ cdef Instance *instances = NULL
 # the parent's.
 cdef unsigned int forks = 0
 
+# Bound here because `sys` is gone when it says yes.
+cdef object is_finalizing = sys.is_finalizing
+
 # The reactor last used, a borrowed reference: most often the one wanted next.
 cdef PyObject *latest = NULL
 
@@ -243,9 +247,9 @@ cdef class Reactor:
             latest = NULL
         if self.bell is not None:
             self.bell.reactor = NULL
-        if self.watch is not None:
+        if self.watch is not None and not is_finalizing():
             self.watch.stop()
-            self.watch = None
+        self.watch = None
         if self.parked:
             _orphans.append(self)
         return 0
