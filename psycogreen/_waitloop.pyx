@@ -393,6 +393,8 @@ cdef class Reactor:
         finally:
             sock.waiter = None
             self.parked -= 1
+            if not self.parked and not self.dispatching and self.watch is not None:
+                self.hold(False)  # killed: no dispatch comes that would do it
         if result is not self:
             self.adapter.misdirected(self.hub, result)
         return 0
