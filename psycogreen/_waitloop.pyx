@@ -301,8 +301,10 @@ cdef class Reactor:
         return 0 <= sock.fd < len(self.armed) and self.armed[sock.fd] is sock
 
     cdef bint ready(self, Socket sock, conn) except -1:
-        """Have epoll report *sock*; tell whether it will."""
+        """Have epoll report *sock*; tell whether it will, to one more greenlet."""
         cdef int fd
+        if sock.waiter is not None:
+            return False
         if self.is_armed(sock):
             if sock.fixed:
                 return True
