@@ -302,17 +302,12 @@ cdef class Reactor:
 
     cdef bint ready(self, Socket sock, conn) except -1:
         """Have epoll report *sock*; tell whether it will, to one more greenlet."""
-        cdef int fd
         if sock.waiter is not None:
             return False
         if self.is_armed(sock):
             if sock.fixed:
                 return True
-            fd = conn.fileno()
-            if fd == sock.fd:
-                return True
-            self.disarm(sock.fd)
-            return self.arm(sock, fd)
+            self.disarm(sock.fd)  # the number may be another socket's by now
         return self.arm(sock, conn.fileno())
 
     cdef bint arm(self, Socket sock, int fd) except -1:
@@ -451,7 +446,7 @@ cdef class Reactor:
         cdef Socket sock
         cdef int epfd = epoll_create1(EPOLL_CLOEXEC)
         if epfd < 0:
-            raise OSError(errno, "epoll_create1 failed")
+            return 0  # no descriptor is free; the next batch tries again
         self.watch.stop()
         close(self.instance.epfd)
         self.instance.epfd = epfd
@@ -473,6 +468,7 @@ cdef Reactor reactor_of(adapter, hub):
     if reactor is not None:
         if reactor.hub is hub and reactor.forks == forks:
             return reactor
+        del local[adapter]
         reactor.retire()
     try:
         reactor = Reactor(adapter, hub)

@@ -570,3 +570,43 @@ def test_two_greenlets_that_wait_for_one_connection(hub, pipe):
             task.get()
         except RuntimeError as exc:
             assert NAME == "eventlet" and "simultaneous" in str(exc)
+
+
+def test_a_connection_that_goes_on_with_another_socket_under_the_same_number(hub, pipe):
+    moving, other = pipe(), pipe()
+    os.dup2(other.mine.fileno(), moving.fd)
+    task = hub.spawn(hub.wait_callback, moving)
+    hub.sleep(0)
+    other.answer()
+    task.wait()
+
+
+def test_no_descriptor_is_free_when_the_reactor_begins_anew(dsn):
+    # A child holds a closed connection, of which epoll goes on to tell.
+    printed = script(
+        prepared("""
+            import resource
+            held, other = (wait(spawn(psycopg2.connect, os.environ["DSN"])) for _ in range(2))
+            wait(spawn(query, held))
+            wait(spawn(query, other))
+            reading, writing = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.close(writing)
+                os.read(reading, 1)
+                os._exit(0)
+            task = spawn(query, other, "SELECT 9 FROM pg_sleep(0.3)", 1)
+            sleep(0.1)
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            held.close()
+            assert wait(task) == 9
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert wait(spawn(query, other, "SELECT 9 FROM pg_sleep(0.1)")) == 9
+            os.close(writing)
+            os.waitpid(child, 0)
+            print("answered")
+        """),
+        DSN=dsn,
+    )
+    assert printed == "answered\n"
