@@ -7,9 +7,9 @@ epoll instance that holds the sockets of all connections and is the one
 descriptor that the hub watches. Parking is a store and a switch.
 """
 
-import atexit
 import functools
 import os
+import sys
 import weakref
 
 from cpython.object cimport PyObject
@@ -134,8 +134,8 @@ cdef Instance *instances = NULL
 # the parent's.
 cdef unsigned int forks = 0
 
-# At the end of the interpreter no adapter works any more.
-cdef bint exiting = False
+# Bound here because `sys` is gone when it says yes.
+cdef object is_finalizing = sys.is_finalizing
 
 # The reactor last used, a borrowed reference: most often the one wanted next.
 cdef PyObject *latest = NULL
@@ -175,8 +175,11 @@ cdef class Bell:
     cdef PyObject *reactor
 
     def __call__(self, fd=None):
+        cdef Reactor reactor
         if self.reactor != NULL:
-            (<Reactor>self.reactor).dispatch()
+            # A greenlet of the batch may give the hub another reactor.
+            reactor = <Reactor>self.reactor
+            reactor.dispatch()
 
 
 cdef class Reactor:
@@ -230,8 +233,7 @@ cdef class Reactor:
         self.watch = adapter.watch(hub, self.instance.epfd, self.bell)
 
     def __del__(self):
-        if not exiting:
-            self.retire()
+        self.retire()
 
     def __dealloc__(self):
         global instances
@@ -251,6 +253,8 @@ cdef class Reactor:
             latest = NULL
         if self.bell is not None:
             self.bell.reactor = NULL
+        if is_finalizing():
+            return 0
         if self.watch is not None:
             self.watch.stop()
             self.watch = None
@@ -306,16 +310,13 @@ cdef class Reactor:
         return 0 <= sock.fd < len(self.armed) and self.armed[sock.fd] is sock
 
     cdef bint ready(self, Socket sock, conn) except -1:
-        """Have epoll report *sock*; tell whether it will."""
-        cdef int fd
+        """Have epoll report *sock*; tell whether it will, to one more greenlet."""
+        if sock.waiter is not None:
+            return False
         if self.is_armed(sock):
             if sock.fixed:
                 return True
-            fd = conn.fileno()
-            if fd == sock.fd:
-                return True
-            self.disarm(sock.fd)
-            return self.arm(sock, fd)
+            self.disarm(sock.fd)  # the number may be another socket's by now
         return self.arm(sock, conn.fileno())
 
     cdef bint arm(self, Socket sock, int fd) except -1:
@@ -349,8 +350,9 @@ cdef class Reactor:
         return epoll_ctl(self.instance.epfd, EPOLL_CTL_DEL, fd, NULL) == 0
 
     cdef int hold(self, bint awaited) except -1:
-        self.watch.hold(awaited)
         self.held = awaited
+        if self.watch is not None:  # retired, in the middle of a batch
+            self.watch.hold(awaited)
         return 0
 
     cdef PyObject *next_waiter(self) except? NULL:
@@ -398,6 +400,8 @@ cdef class Reactor:
         finally:
             sock.waiter = None
             self.parked -= 1
+            if not self.parked and not self.dispatching:
+                self.hold(False)  # killed: no dispatch comes that would do it
         if result is not self:
             self.adapter.misdirected(self.hub, result)
         return 0
@@ -463,9 +467,12 @@ cdef class Reactor:
     cdef int rebuild(self) except -1:
         """Begin anew with another epoll instance and the sockets now waited for."""
         cdef Socket sock
-        cdef int epfd = epoll_create1(EPOLL_CLOEXEC)
+        cdef int epfd
+        if self.watch is None:
+            return 0
+        epfd = epoll_create1(EPOLL_CLOEXEC)
         if epfd < 0:
-            raise OSError(errno, "epoll_create1 failed")
+            return 0  # no descriptor is free; the next batch tries again
         self.watch.stop()
         close(self.instance.epfd)
         self.instance.epfd = epfd
@@ -487,6 +494,7 @@ cdef Reactor reactor_of(adapter, hub):
     if reactor is not None:
         if reactor.hub is hub and reactor.forks == forks:
             return reactor
+        del local[adapter]
         reactor.retire()
     try:
         reactor = Reactor(adapter, hub)
@@ -690,13 +698,6 @@ def keep_parents_greenlets():
             _orphans.append(<Reactor>instance.reactor)
         instance = instance.next
 
-
-def at_exit():
-    global exiting
-    exiting = True
-
-
-atexit.register(at_exit)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=keep_parents_greenlets)

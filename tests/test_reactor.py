@@ -330,7 +330,7 @@ def script(body, **environ):
         text=True,
         timeout=50,
     )
-    assert done.returncode == 0, done.stderr + done.stdout
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr + done.stdout
     return done.stdout
 
 
@@ -500,3 +500,124 @@ def test_twice_the_same_socket(hub, pipe):
         hub.sleep(0)
         one.answer()
         task.wait()
+
+
+def test_a_reactor_that_is_replaced_in_its_own_dispatch(dsn):
+    later = {
+        "gevent": "gevent.get_hub().loop.run_callback",
+        "eventlet": "(lambda end: eventlet.hubs.get_hub().schedule_call_global(0, end))",
+    }[NAME]
+    printed = script(
+        prepared("""
+            def end():
+                print("ended", flush=True)
+                os._exit(0)
+            class Done:
+                def poll(self):
+                    return 0
+            def in_the_dispatch():
+                query(connection, "SELECT pg_sleep(0.1)")
+                child = os.fork()
+                if child:
+                    assert os.waitpid(child, 0)[1] == 0
+                else:
+                    LATER(end)
+                    renew()
+                    spawn(int)
+                    psycopg2.extensions.get_wait_callback()(Done())
+                    gc.collect()
+                    # Here the hub takes up the dispatch that it was in.
+            connection = wait(spawn(psycopg2.connect, os.environ["DSN"]))
+            wait(spawn(query, connection))
+            wait(spawn(in_the_dispatch))
+        """).replace("LATER", later),
+        DSN=dsn,
+        PYTHONMALLOC="debug",
+    )
+    assert printed == "ended\n"
+
+
+@pytest.mark.skipif(NAME != "gevent", reason="eventlet's hub does not end by itself")
+def test_the_hub_ends_after_a_query_that_was_cut_short(dsn):
+    script(
+        prepared("""
+            connection = wait(spawn(psycopg2.connect, os.environ["DSN"]))
+            wait(spawn(query, connection))
+            task = spawn(query, connection, "SELECT pg_sleep(30)")
+            sleep(0.05)
+            task.kill()
+            begun = time.monotonic()
+            assert gevent.wait(timeout=20)
+            assert gevent.get_hub().join(timeout=20)
+            assert time.monotonic() - begun < 10
+        """),
+        DSN=dsn,
+    )
+
+
+@pytest.mark.parametrize("last", ["wait(task)", "sleep(0.05)"], ids=["idle", "parked"])
+def test_a_process_ends_in_silence(last, dsn):
+    script(
+        prepared("""
+            connection = wait(spawn(psycopg2.connect, os.environ["DSN"]))
+            wait(spawn(query, connection))
+            task = spawn(query, connection, "SELECT pg_sleep(0.2)", 1)
+            LAST
+        """).replace("LAST", last),
+        DSN=dsn,
+    )
+
+
+def test_two_greenlets_that_wait_for_one_connection(hub, pipe):
+    shared = pipe()
+    tasks = [hub.spawn(hub.wait_callback, shared) for _ in range(2)]
+    hub.sleep(0)
+    for task in tasks:
+        shared.answer()
+        hub.wait_until(lambda: shared.polls > 2)
+    for task in tasks:
+        task.join()
+        try:
+            task.get()
+        except RuntimeError as exc:
+            assert NAME == "eventlet" and "simultaneous" in str(exc)
+
+
+def test_a_connection_that_goes_on_with_another_socket_under_the_same_number(hub, pipe):
+    moving, other = pipe(), pipe()
+    os.dup2(other.mine.fileno(), moving.fd)
+    task = hub.spawn(hub.wait_callback, moving)
+    hub.sleep(0)
+    other.answer()
+    task.wait()
+
+
+def test_no_descriptor_is_free_when_the_reactor_begins_anew(dsn):
+    # A child holds a closed connection, of which epoll goes on to tell.
+    printed = script(
+        prepared("""
+            import resource
+            held, other = (wait(spawn(psycopg2.connect, os.environ["DSN"])) for _ in range(2))
+            wait(spawn(query, held))
+            wait(spawn(query, other))
+            reading, writing = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.close(writing)
+                os.read(reading, 1)
+                os._exit(0)
+            task = spawn(query, other, "SELECT 9 FROM pg_sleep(0.3)", 1)
+            sleep(0.1)
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            held.close()
+            assert wait(task) == 9
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert wait(spawn(query, other, "SELECT 9 FROM pg_sleep(0.1)")) == 9
+            os.close(writing)
+            os.waitpid(child, 0)
+            print("answered")
+        """),
+        DSN=dsn,
+    )
+    assert printed == "answered\n"
