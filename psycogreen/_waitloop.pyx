@@ -113,8 +113,8 @@ cdef enum:
     # Sockets found without a look into the dictionary.
     RECENT = 256
 
-# Seconds for which a greenlet may read on in a large result, while there is
-# something to read, before others get their turn.
+# Seconds for which the greenlets of a batch together may read on in large
+# results, while there is something to read, before others get their turn.
 cdef double TURN = 0.001
 
 
@@ -565,7 +565,7 @@ def wait_callback(adapter):
                         if woken and readable(sock.fd):
                             if since == 0:
                                 since = monotonic()
-                            if monotonic() - since < TURN:
+                            if (monotonic() - since) * max(reactor.count, 1) < TURN:
                                 continue
                         if reactor.ready(sock, conn):
                             reactor.park(sock, me, child)
