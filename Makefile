@@ -7,7 +7,7 @@ bin = $(VENV)/bin
 bench_bin = .venvs/bench/bin
 pip = $(bin)/python -m pip -qq --disable-pip-version-check
 bench_pip = $(bench_bin)/python -m pip -qq --disable-pip-version-check
-sources = pyproject.toml setup.py psycogreen/_waitloop.pyx
+sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx)
 
 .PHONY: demo test test-core bench bench-check lint dist clean
 

@@ -117,8 +117,8 @@ cdef enum:
     # Sockets found without a look into the dictionary.
     RECENT = 256
 
-# Seconds for which a greenlet may read on in a large result, while there is
-# something to read, before others get their turn.
+# Seconds for which the greenlets of a batch together may read on in large
+# results, while there is something to read, before others get their turn.
 cdef double TURN = 0.001
 
 
@@ -573,7 +573,7 @@ cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, b
             # In the middle of a large result.
             if since == 0:
                 since = monotonic()
-            if monotonic() - since < TURN:
+            if (monotonic() - since) * max(reactor.count, 1) < TURN:
                 continue
         if not reactor.ready(sock, conn):
             park_in_hub(adapter, conn, state, timeout)
