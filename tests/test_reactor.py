@@ -572,7 +572,7 @@ def test_two_greenlets_that_wait_for_one_connection(hub, pipe):
     shared = pipe()
     tasks = [hub.spawn(hub.wait_callback, shared) for _ in range(2)]
     hub.sleep(0)
-    for task in tasks:
+    for _ in tasks:
         shared.answer()
         hub.wait_until(lambda: shared.polls > 2)
     for task in tasks:
