@@ -28,7 +28,9 @@ THROWN = [GreenletExit, KeyboardInterrupt, SystemExit, GeneratorExit, TimeoutErr
 
 
 def descriptors():
-    return sorted(os.listdir("/proc/self/fd"))
+    directory = "/proc/self/fd"
+    # Not that of the directory itself, which is gone by then.
+    return {fd for fd in os.listdir(directory) if os.path.lexists(f"{directory}/{fd}")}
 
 
 def in_query(connection):
@@ -61,7 +63,7 @@ def test_kill_in_mid_query(kind, warm, connect, hub):
         connection.cursor()
     # The server is told meanwhile to end the query.
     hub.wait_until(lambda: hub.watched() == watched)
-    assert descriptors() == open_before
+    assert descriptors() <= open_before
 
 
 @pytest.mark.core
