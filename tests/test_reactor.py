@@ -74,7 +74,16 @@ def cpu_share(hub, seconds=0.4):
     return (time.process_time() - cpu) / (time.monotonic() - wall)
 
 
-def test_a_parked_greenlet_that_nobody_else_refers_to(hub, connect):
+@pytest.fixture
+def quick_collections():
+    """What is there before the test is not looked at by gc.collect(), which it calls often."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def test_a_parked_greenlet_that_nobody_else_refers_to(hub, connect, quick_collections):
     results = []
 
     def query():
@@ -202,15 +211,6 @@ def test_an_event_of_a_socket_that_was_replaced_in_the_same_batch(hub, pipe):
     third.answer()
     task.wait()
     assert third.polls == 2
-
-
-@pytest.fixture
-def quick_collections():
-    """What is there before the test is not looked at by gc.collect(), which it calls often."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def test_connections_that_another_greenlet_of_the_batch_frees(hub, green, dsn, quick_collections):

@@ -51,6 +51,41 @@ def test_timeout_in_a_thread_without_a_hub(state, fake_connection, hub):
     assert 0.09 < time.monotonic() - started < 1
 
 
+@pytest.mark.skipif(NAME != "gevent", reason="eventlet's callback only accepts a timeout")
+@pytest.mark.parametrize("limit", [0, -1, -5])
+def test_no_time_at_all_in_a_thread_without_a_hub(limit, fake_connection, hub):
+    # As in a greenlet: see there.
+    callback = functools.partial(hub.wait_callback, timeout=limit)
+    for run in hub.run, hub.run_in_thread:
+        with pytest.raises(TimeoutError, match="^timed out$"):
+            run(callback, fake_connection(POLL_READ))
+
+
+@pytest.mark.skipif(NAME != "eventlet", reason="gevent's callback heeds it")
+@pytest.mark.parametrize("limit", [-1, 0.05, 0, None])
+def test_eventlet_accepts_a_timeout_in_a_thread_without_a_hub(limit, connect, hub):
+    cursor = connect().cursor()
+    set_wait_callback(functools.partial(hub.wait_callback, timeout=limit))
+    hub.run_in_thread(cursor.execute, "SELECT pg_sleep(0.2)")
+    assert cursor.rowcount == 1
+
+
+def test_a_thread_without_a_hub_waits_for_what_poll_asked_for(fake_connection, hub):
+    # Ready for the other thing it would poll on and on.
+    reading, writing = fake_connection(POLL_READ), fake_connection(POLL_WRITE)
+    writing.answer()
+    writing.fill()
+    tasks = [hub.spawn(hub.run_in_thread, hub.wait_callback, connection) for connection in (reading, writing)]
+    hub.wait_until(lambda: reading.polls and writing.polls)
+    hub.sleep(0.1)
+    assert (reading.polls, writing.polls) == (1, 1)
+    reading.answer()
+    writing.peer.recv(1 << 24)
+    for task in tasks:
+        task.wait()
+    assert (reading.polls, writing.polls) == (2, 2)
+
+
 def test_a_thread_with_a_hub_of_its_own(connect, hub):
     def queries():
         started = time.monotonic()
