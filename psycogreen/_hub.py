@@ -23,6 +23,9 @@ class Hub(Protocol):
     def wait_either(self, fd: int, timeout: Any) -> None:
         """Park the running greenlet until *fd* can be read or written."""
 
+    def limit(self, timeout: Any) -> float | None:
+        """Return the seconds that the wait callback's *timeout* stands for, None for no limit."""
+
     def poll(self) -> Any:
         """Return a ``select.poll`` object, also when *select* is patched."""
 

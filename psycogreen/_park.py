@@ -38,7 +38,7 @@ def park(hub: Hub, conn: Any, state: int, timeout: Any) -> None:
 
         raise psycopg2.OperationalError(f"Bad result from poll: {state!r}")
     if hub.current() is None:
-        wait_in_thread(hub, conn.fileno(), state, timeout)
+        wait_in_thread(hub, conn.fileno(), state, hub.limit(timeout))
     elif state == POLL_READ:
         hub.wait_read(conn.fileno(), timeout)
     elif state == POLL_WRITE:
@@ -47,14 +47,14 @@ def park(hub: Hub, conn: Any, state: int, timeout: Any) -> None:
         hub.wait_either(conn.fileno(), timeout)
 
 
-def wait_in_thread(hub: Hub, fd: int, state: int, timeout: Any) -> None:
+def wait_in_thread(hub: Hub, fd: int, state: int, timeout: float | None) -> None:
     """Wait in ``poll(2)`` until *fd* is ready: a native thread without a hub waits alone.
 
     Args:
         hub: The coroutine library.
         fd: The descriptor.
         state: POLL_READ, POLL_WRITE or POLL_EITHER.
-        timeout: Seconds; None or -1 is no limit.
+        timeout: Seconds; None is no limit.
 
     Raises:
         TimeoutError: *timeout* ended first.
@@ -62,7 +62,7 @@ def wait_in_thread(hub: Hub, fd: int, state: int, timeout: Any) -> None:
     """
     poller = hub.poll()
     poller.register(fd, _EVENTS[state])
-    limit: float | None = None if timeout is None or timeout == -1 else max(0, timeout * 1000)
+    limit: float | None = None if timeout is None else max(0, timeout * 1000)
     ended: BaseException = TimeoutError("timed out")
     outer = getattr(_thread, "timeout", None)
     if outer is not None and (limit is None or outer.left() * 1000 < limit):

@@ -61,6 +61,9 @@ class _Eventlet:
             for listener in listeners:
                 hub.remove(listener)
 
+    def limit(self, timeout: float) -> None:
+        return None  # it has no effect, as in release 1.0.2
+
     def poll(self) -> Any:
         return _select.poll()
 

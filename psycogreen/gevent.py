@@ -32,6 +32,9 @@ class _Gevent:
     def wait_either(self, fd: int, timeout: float | None) -> None:
         wait_readwrite(fd, timeout=timeout)
 
+    def limit(self, timeout: float | None) -> float | None:
+        return timeout
+
     def poll(self) -> Any:
         return gevent.monkey.get_original("select", "poll")()
 
