@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from psycogreen._hub import Hub
-from psycogreen._park import POLL_OK, park
+from psycogreen._park import POLL_OK, POLL_READ, park
 from psycogreen._parked import enter, leave, parked
 
 __all__ = ["implementation", "parked", "wait_callback"]
@@ -26,6 +26,7 @@ def wait_callback(hub: Hub) -> Callable[[Callable[..., None]], Callable[..., Non
 
     def decorate(stub: Callable[..., None]) -> Callable[..., None]:
         (unlimited,) = stub.__defaults__  # type: ignore[misc]
+        current, wait_read = hub.current, hub.wait_read
 
         def wait(conn: Any, timeout: Any = unlimited) -> None:
             enter(conn)
@@ -36,7 +37,10 @@ def wait_callback(hub: Hub) -> Callable[[Callable[..., None]], Callable[..., Non
                     state = poll()
                     if state == POLL_OK:
                         return
-                    park(hub, conn, state, timeout)
+                    if state == POLL_READ and current() is not None:
+                        wait_read(conn.fileno(), timeout)  # what park() does, here at once
+                    else:
+                        park(hub, conn, state, timeout)
             except BaseException:
                 interrupted = getattr(conn, "_green_interrupted", None)
                 if interrupted is not None:

@@ -23,14 +23,9 @@ class _Gevent:
 
     current = staticmethod(get_hub_if_exists)
 
-    def wait_read(self, fd: int, timeout: float | None) -> None:
-        wait_read(fd, timeout=timeout)
-
-    def wait_write(self, fd: int, timeout: float | None) -> None:
-        wait_write(fd, timeout=timeout)
-
-    def wait_either(self, fd: int, timeout: float | None) -> None:
-        wait_readwrite(fd, timeout=timeout)
+    wait_read = staticmethod(wait_read)
+    wait_write = staticmethod(wait_write)
+    wait_either = staticmethod(wait_readwrite)
 
     def limit(self, timeout: float | None) -> float | None:
         return timeout
