@@ -646,3 +646,14 @@ def test_many_large_results_leave_the_others_their_turn(hub, pipe):
             task.wait()
     # 25 if each had a turn of its own.
     assert ticker.ticks > 60
+
+
+def test_in_the_hubs_own_greenlet(hub, pipe):
+    silent = pipe()
+
+    def error(*call):
+        with pytest.raises(BaseException) as raised:
+            hub.run_in_hub(*call)
+        return raised.type, str(raised.value)
+
+    assert error(hub.wait_callback, silent) == error(hub.wait_readable, silent.fd)
