@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from xml.etree import ElementTree
@@ -26,6 +27,9 @@ from pgserver import system_server
 TESTS = Path(__file__).parent
 OTHER_LOOPS = [("gevent", "GEVENT_LOOP", name) for name in ("libuv-cffi", "libev-cffi")]
 OTHER_HUBS = [("eventlet", "EVENTLET_HUB", name) for name in ("poll", "selects", "asyncio")]
+
+# pytest's exit status when no test is selected.
+NOTHING_COLLECTED = 5
 
 
 def combinations(core: bool, pure_only: bool) -> list[tuple[str, dict[str, str], list[str]]]:
@@ -43,30 +47,51 @@ def combinations(core: bool, pure_only: bool) -> list[tuple[str, dict[str, str],
     return runs
 
 
-def run(title: str, environment: dict[str, str], arguments: list[str]) -> dict[str, int]:
+def run(title: str, environment: dict[str, str], arguments: list[str], cache: Path) -> dict[str, int]:
     """Run pytest; return how many tests passed, failed and were skipped."""
-    print(f"=== {title}", flush=True)
     started = time.monotonic()
-    with tempfile.NamedTemporaryFile(suffix=".xml") as report:
-        command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider"]
-        command += [f"--junitxml={report.name}", *arguments]
-        if not any(Path(argument.partition("::")[0]).exists() for argument in arguments):
-            command.append(str(TESTS))
-        status = subprocess.run(command, env={**os.environ, **environment}, check=False).returncode
-        try:
-            suite = ElementTree.parse(report.name).find("testsuite")
-            counted = {key: int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped")}
-        except (ElementTree.ParseError, AttributeError):
-            # It hung and was ended, or crashed: at least one failed.
-            counted = {"tests": 1, "failures": 1, "errors": 0, "skipped": 0}
-    failed = counted["failures"] + counted["errors"]
-    if status and not failed:
-        failed = counted["failures"] = 1
-        counted["tests"] += 1
-    passed = counted["tests"] - failed - counted["skipped"]
-    print(f"    {title}: {passed} passed, {failed} failed, {counted['skipped']} skipped", end="")
-    print(f" in {time.monotonic() - started:.0f} s (status {status})", flush=True)
-    return {"passed": passed, "failed": failed, "skipped": counted["skipped"]}
+    report = cache / "report.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-o", f"cache_dir={cache}"]
+    command += [f"--junitxml={report}", *arguments]
+    if not any(Path(argument.partition("::")[0]).exists() for argument in arguments):
+        command.append(str(TESTS))
+    with ExitStack() as servers:
+        # Its own: some tests end all sessions of theirs.
+        environment = {**os.environ, **environment}
+        if not os.environ.get("PSYCOGREEN_TEST_DSN"):
+            environment["PSYCOGREEN_TEST_DSN"] = servers.enter_context(server())
+        if not os.environ.get("PSYCOGREEN_TEST_TLS_DSN") and system_server():
+            environment["PSYCOGREEN_TEST_TLS_DSN"] = servers.enter_context(server("--tls"))
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    counted = counts(report, done.returncode)
+    numbers = ", ".join(f"{count} {key}" for key, count in counted.items())
+    print(f"=== {title}\n{done.stdout}    {title}: {numbers} in {time.monotonic() - started:.0f} s", flush=True)
+    return counted
+
+
+def counts(report: Path, status: int) -> dict[str, int]:
+    """Return what the *report* of a pytest that ended with *status* counts."""
+    try:
+        suite = ElementTree.parse(report).find("testsuite")
+        tests, failures, errors, skipped = (int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped"))
+    except (OSError, ElementTree.ParseError, AttributeError):
+        # It hung and was ended, or crashed: at least one failed.
+        return {"passed": 0, "failed": 1, "skipped": 0}
+    finally:
+        report.unlink(missing_ok=True)
+    failed = failures + errors
+    passed = tests - failed - skipped
+    if status not in (0, NOTHING_COLLECTED) and not failed:
+        failed = 1
+    return {"passed": passed, "failed": failed, "skipped": skipped}
 
 
 def compiled_loop_is_there() -> bool:
@@ -79,21 +104,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--core", action="store_true", help="only the short core of the suite")
     parser.add_argument("--pure", action="store_true", help="only the pure loop")
+    parser.add_argument("--jobs", type=int, default=3, help="runs side by side: they wait more than they compute")
     options, arguments = parser.parse_known_args()
     if not options.pure and not compiled_loop_is_there():
         print("The compiled loop is not there: build it (python setup.py build_ext --inplace), or use --pure.")
         return 1
 
-    total = {"passed": 0, "failed": 0, "skipped": 0}
-    with ExitStack() as servers:
-        # One of each for all runs.
-        if not os.environ.get("PSYCOGREEN_TEST_DSN"):
-            os.environ["PSYCOGREEN_TEST_DSN"] = servers.enter_context(server())
-        if not os.environ.get("PSYCOGREEN_TEST_TLS_DSN") and system_server():
-            os.environ["PSYCOGREEN_TEST_TLS_DSN"] = servers.enter_context(server("--tls"))
-        for title, environment, marks in combinations(options.core, options.pure):
-            for key, count in run(title, environment, [*marks, *arguments]).items():
-                total[key] += count
+    runs = combinations(options.core, options.pure)
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.jobs) as pool:
+        caches = [Path(scratch) / str(n) for n in range(len(runs))]
+        for cache in caches:
+            cache.mkdir()
+        results = list(pool.map(lambda one, cache: run(*one[:2], [*one[2], *arguments], cache), runs, caches))
+        # Runs side by side take each other's time. What fails for that reason
+        # passes alone; what is broken fails again.
+        for (title, environment, marks), cache, counted in zip(runs, caches, results, strict=True):
+            if counted["failed"]:
+                again = run(f"{title}: what failed, alone", environment, [*marks, *arguments, "--lf"], cache)
+                counted["passed"] += counted["failed"] - again["failed"]
+                counted["failed"] = again["failed"]
+    total = {key: sum(counted[key] for counted in results) for key in ("passed", "failed", "skipped")}
     print(", ".join(f"{count} {key}" for key, count in total.items()))
     return 1 if total["failed"] else 0
 
