@@ -395,7 +395,7 @@ def test_the_hub_ends_beside_idle_connections(dsn):
 def test_fork(dsn):
     printed = script(
         prepared("""
-            connections = [wait(spawn(psycopg2.connect, os.environ["DSN"])) for _ in range(3)]
+            connections = [wait(spawn(psycopg2.connect, os.environ["DSN"])) for _ in range(5)]
             for connection in connections:
                 wait(spawn(query, connection))
             parked = spawn(query, connections[0], "SELECT 7 FROM pg_sleep(0.5)", 1)
@@ -405,6 +405,11 @@ def test_fork(dsn):
                 code = 1
                 try:
                     renew()
+                    # One that the parent leaves to it, and one that the parent goes on to use.
+                    assert wait(spawn(query, connections.pop(), "SELECT 3 FROM pg_sleep(0.01)")) == 3
+                    connection = None
+                    connections.pop()
+                    gc.collect()
                     for _ in range(3):
                         connection = wait(spawn(psycopg2.connect, os.environ["DSN"]))
                         assert wait(spawn(query, connection, "SELECT 3 FROM pg_sleep(0.01)")) == 3
@@ -413,6 +418,8 @@ def test_fork(dsn):
                     code = 0
                 finally:
                     os._exit(code)
+            connection = None
+            given = connections.pop()
             assert wait(parked) == 7
             for connection in connections:
                 assert wait(spawn(query, connection, "SELECT 4 FROM pg_sleep(0.01)")) == 4
