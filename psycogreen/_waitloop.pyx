@@ -614,7 +614,8 @@ def parked(conn):
     cdef Socket sock
     while instance != NULL:
         reactor = <Reactor>instance.reactor
-        if reactor.thread == PyThread_get_thread_ident() and reactor.forks == forks:
+        # A retired one may be about to be freed.
+        if reactor.watch is not None and reactor.thread == PyThread_get_thread_ident() and reactor.forks == forks:
             sock = reactor.socket(conn)
             if sock is not None and sock.user is not None:
                 return sock.user
