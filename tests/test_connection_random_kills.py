@@ -15,6 +15,8 @@ import pytest
 from fix_hub import Hub
 from psycopg2 import extras
 
+pytestmark = pytest.mark.heavy
+
 KILLS = int(os.environ.get("PSYCOGREEN_TEST_KILLS", "300"))
 
 
@@ -126,7 +128,7 @@ def test_random_kills(hub: Hub, green: None, dsn: str) -> None:
 
     def one() -> None:
         task = hub.spawn(work)
-        hub.sleep(rng.expovariate(1 / 0.02))
+        hub.sleep(0.001 + rng.expovariate(1 / 0.02))
         exc = Killed()
         task.kill(exc)
         try:
