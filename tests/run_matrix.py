@@ -1,9 +1,8 @@
 """Run the suite once for each combination of loop and hub.
 
 ``python tests/run_matrix.py`` runs {compiled, pure} x {gevent, eventlet} in
-full, and then the compiled loop on gevent's other loops and eventlet's other
-hubs, without the tests marked "heavy". Only the first run has the tests marked
-"once". ``--core`` runs only the tests marked "core", on the four combinations.
+full, and then the core with the compiled loop on gevent's other loops and
+eventlet's other hubs. Only the first run has the tests marked "once". ``--core`` runs only the tests marked "core", on the four combinations.
 ``--pure`` leaves the compiled loop out.
 Further arguments go to pytest.
 
@@ -43,7 +42,7 @@ def combinations(core: bool, pure_only: bool) -> list[tuple[str, dict[str, str],
     if not core and not pure_only:
         for hub, variable, name in OTHER_LOOPS + OTHER_HUBS:
             environment = {"PSYCOGREEN_TEST_HUB": hub, "PSYCOGREEN_NO_EXTENSIONS": "", variable: name}
-            runs.append((f"compiled on {hub} ({name})", environment, ["-m", "not heavy and not once"]))
+            runs.append((f"compiled on {hub} ({name})", environment, ["-m", "core"]))
     return runs
 
 

@@ -62,7 +62,7 @@ def test_kill_in_mid_query(kind, warm, connect, hub):
     with pytest.raises(psycopg2.InterfaceError):
         connection.cursor()
     # The server is told meanwhile to end the query.
-    hub.wait_until(lambda: hub.watched() == watched)
+    hub.wait_until(lambda: hub.watched() <= watched)
     assert descriptors() <= open_before
 
 
@@ -89,7 +89,7 @@ def test_the_hubs_timeout(warm, connect, hub):
                 return caught is timeout
 
     assert hub.run(query) is True
-    hub.wait_until(lambda: hub.watched() == watched)
+    hub.wait_until(lambda: hub.watched() <= watched)
     assert connection.closed
 
 
@@ -104,7 +104,7 @@ def test_a_timeout_that_does_not_strike(warm, connect, hub):
             return cursor.rowcount
 
     assert hub.run(query) == 1
-    hub.wait_until(lambda: hub.watched() == watched)
+    hub.wait_until(lambda: hub.watched() <= watched)
     assert not connection.closed
 
 
@@ -180,7 +180,7 @@ def test_kill_while_connecting(warm, connect, fake_server, hub):
     del caught, thrown, task
     gc.collect()
     assert len(descriptors()) == open_before + 1  # the server's end, in this process too
-    hub.wait_until(lambda: hub.watched() == watched)
+    hub.wait_until(lambda: hub.watched() <= watched)
 
 
 def test_thrown_after_the_answer_came(warm, connect, hub):
@@ -260,4 +260,4 @@ def test_stray_switch(warm, connect, fake_connection, hub):
         # eventlet's trampoline() takes it for readiness: the loop polls again.
         task.wait()
         assert not connection.closed
-    hub.wait_until(lambda: hub.watched() == watched)
+    hub.wait_until(lambda: hub.watched() <= watched)
