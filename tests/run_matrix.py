@@ -2,7 +2,8 @@
 
 ``python tests/run_matrix.py`` runs {compiled, pure} x {gevent, eventlet} in
 full, and then the core with the compiled loop on gevent's other loops and
-eventlet's other hubs. Only the first run has the tests marked "once". ``--core`` runs only the tests marked "core", on the four combinations.
+eventlet's other hubs. Only the first run has the tests marked "once".
+``--core`` runs only the tests marked "core", on the four combinations.
 ``--pure`` leaves the compiled loop out.
 Further arguments go to pytest.
 
