@@ -2,9 +2,7 @@
 
 Counts instructions per query (see instructions.py) with 16 connections, and
 compares the overhead above blocking with what recorded.json says: 5 % more
-fails. Each figure, the recorded one too, is the median of five counts: how
-often the hub gets its turn depends on the clock, so eventlet's varies by some
-4 %. After a change that is worth its price, or an improvement, record anew:
+fails. After a change that is worth its price, or an improvement, record anew:
 
     pip install -r benchmarks/requirements.txt
     python setup.py build_ext --inplace
@@ -13,7 +11,6 @@ often the hub gets its turn depends on the clock, so eventlet's varies by some
 
 import json
 import platform
-import statistics
 import sys
 
 from driver import BLOCKING, HERE, HUBS, Variant, parser, server, versions
@@ -24,10 +21,6 @@ CONNECTIONS = 16
 TOLERANCE = 0.05
 
 
-def counts(hub, dsn, tree):
-    return [instructions(Variant("compiled", hub), dsn, tree, CONNECTIONS) for _ in range(5)]
-
-
 def main():
     command = parser(__doc__.splitlines()[0])
     command.add_argument("--record", action="store_true", help="make today's figures the recorded ones")
@@ -36,7 +29,7 @@ def main():
     with server() as dsn:
         blocking = instructions(BLOCKING, dsn, args.tree, CONNECTIONS)
         overhead = {
-            hub: round(statistics.median(counts(hub, dsn, args.tree)) - blocking) for hub in HUBS
+            hub: round(instructions(Variant("compiled", hub), dsn, args.tree, CONNECTIONS) - blocking) for hub in HUBS
         }
     python = {"Python": platform.python_version(), "C library": platform.libc_ver()[1]}
     now = {"overhead": overhead, "versions": {**python, **versions()}}

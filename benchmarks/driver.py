@@ -76,12 +76,13 @@ class Client(contextlib.AbstractContextManager):
         connections: How many it opens.
         wrapper: The command, with its arguments, that runs it.
         query: What it executes.
+        pause: Seconds for which the whole client sleeps before each query.
     """
 
-    def __init__(self, variant, dsn, tree, connections=1, wrapper=(), query="SELECT 1"):
+    def __init__(self, variant, dsn, tree, connections=1, wrapper=(), query="SELECT 1", pause=0):
         self.connections = connections
         command = [*wrapper, sys.executable, str(HERE / "load.py"), variant.hub]
-        command += ["--dsn", dsn, "--connections", str(connections), "--query", query]
+        command += ["--dsn", dsn, "--connections", str(connections), "--query", query, "--pause", str(pause)]
         self._process = subprocess.Popen(
             command, env=environment(variant, tree), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )

@@ -25,6 +25,7 @@ def main():
     parser.add_argument("--dsn", required=True)
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--query", default="SELECT 1")
+    parser.add_argument("--pause", type=float, default=0, help="seconds to block before each query")
     args = parser.parse_args()
 
     about = {"python": sys.version.split()[0]}
@@ -51,14 +52,16 @@ def main():
         gc.freeze()
         cpu, user, wall = time.process_time(), user_time(), time.perf_counter()
         os.getpgrp()
-        join_all(run, cursors, args.query, share)
+        join_all(run, cursors, args.query, share, args.pause)
         os.getpgrp()
         wall, user, cpu = time.perf_counter() - wall, user_time() - user, time.process_time() - cpu
         answer({"cpu": cpu, "user": user, "wall": wall})
 
 
-def run(cursor, query, times):
+def run(cursor, query, times, pause):
     for _ in itertools.repeat(None, times):
+        if pause:
+            time.sleep(pause)
         cursor.execute(query)
         cursor.fetchone()
 
