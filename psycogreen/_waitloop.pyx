@@ -201,6 +201,8 @@ cdef class Reactor:
     cdef unsigned int forks
     cdef uint32_t arms
     cdef int parked
+    cdef Socket last  # the socket that was parked on last
+    cdef bint doubtful  # whether it was woken and was not ready
     cdef bint held
     cdef int stale_batches
     cdef bint stale  # the batch held an event of nobody's that can't be disarmed
@@ -383,6 +385,7 @@ cdef class Reactor:
         """
         cdef PyObject *waiter
         sock.waiter = sock.user
+        self.last = sock
         self.parked += 1
         try:
             if not self.held:
@@ -426,6 +429,16 @@ cdef class Reactor:
         """Switch to those that are ready now; tell whether there were any."""
         cdef PyObject *waiter
         cdef int count
+        if self.parked == 1 and self.last.fixed and self.last.waiter is not None and not self.doubtful:
+            # There is nobody else to be woken: epoll need not be asked who it
+            # is. If the event was for nobody, libpq finds nothing to read.
+            self.dispatching = True
+            try:
+                self.wake(<PyObject *>self.last.waiter)
+            finally:
+                self.dispatching = False
+            return 0
+        self.doubtful = False
         self.position = 0
         self.count = count = epoll_wait(self.instance.epfd, self.events, BATCH, 0)
         if count < 0:
@@ -569,12 +582,14 @@ cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, b
         if state != POLL_READ:
             park_in_hub(adapter, conn, state, timeout)
             continue
-        if woken and readable(sock.fd):
-            # In the middle of a large result.
-            if since == 0:
-                since = monotonic()
-            if (monotonic() - since) * max(reactor.count, 1) < TURN:
-                continue
+        if woken:
+            reactor.doubtful = True
+            if readable(sock.fd):
+                # In the middle of a large result.
+                if since == 0:
+                    since = monotonic()
+                if (monotonic() - since) * max(reactor.count, 1) < TURN:
+                    continue
         if not reactor.ready(sock, conn):
             park_in_hub(adapter, conn, state, timeout)
             continue

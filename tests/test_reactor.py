@@ -198,6 +198,25 @@ def test_an_idle_connection_that_is_notified(hub, connect):
         del idle.notifies[:]
 
 
+def test_an_idle_connection_that_is_notified_while_another_waits(hub, connect):
+    idle, waiting, other = (hub.run(connect) for _ in range(3))
+
+    def execute(connection, query, times=1):
+        connection.autocommit = True
+        for _ in range(times):
+            connection.cursor().execute(query)
+
+    for connection in idle, waiting:
+        hub.run(execute, connection, "LISTEN quiet", 3)
+    hub.run(execute, waiting, "UNLISTEN quiet")
+    task = hub.spawn(execute, waiting, "SELECT pg_sleep(1)")
+    # From a thread, so that it is the only event for this hub's reactor.
+    hub.run_in_thread(execute, other, "NOTIFY quiet")
+    hub.wait_until(lambda: select.select([idle], [], [], 0)[0])
+    assert cpu_share(hub) < 0.3
+    task.wait()
+
+
 def test_an_event_of_a_socket_that_was_replaced_in_the_same_batch(hub, pipe):
     first, second, third = pipe(), pipe(), pipe()
 
