@@ -14,4 +14,5 @@ pytest_plugins = (
     "fix_fake",
     "fix_faults",
     "fix_script",
+    "fix_servers",
 )
