@@ -56,7 +56,7 @@ class Server:
         self.name = f"psycogreen-{uuid.uuid4().hex[:12]}"
         self._dsn = dsn
         self._log = tempfile.TemporaryFile()
-        path = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        path = [environment.get("PYTHONPATH", ""), str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         self.process = subprocess.Popen(
             [*leash(), *(argument.replace("{port}", str(self.port)) for argument in command)],
             cwd=cwd,
@@ -64,9 +64,9 @@ class Server:
                 **os.environ,
                 "DATABASE_URL": dsn,
                 "PGAPPNAME": self.name,
-                "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in path),
                 "PYTHONUNBUFFERED": "1",
                 **environment,
+                "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in path if entry),
             },
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -143,7 +143,7 @@ class Server:
         assert isinstance(count, int)
         return count
 
-    def signal(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         """Send a signal to the server's first process."""
         self.process.send_signal(number)
 
@@ -154,7 +154,7 @@ class Server:
             AssertionError: It did not end within *timeout* seconds, or left
                 sessions in PostgreSQL behind.
         """
-        self.signal(number)
+        self.send_signal(number)
         try:
             status = self.process.wait(timeout)
         except subprocess.TimeoutExpired:

@@ -1,0 +1,51 @@
+"""Celery's eventlet pool, with a task that sits 0.3 s in PostgreSQL.
+
+In this folder, run a worker, and elsewhere have it do twenty tasks::
+
+    DATABASE_URL=postgresql:///postgres celery -A tasks worker -P eventlet -c 20 -l INFO
+    python -c 'import tasks; [tasks.sleep.delay(number) for number in range(20)]'
+
+The broker is a folder, so that no server is needed to try it: QUEUE names it,
+./queue if it is not set. In earnest, set broker_url to that of a real one.
+"""
+
+import os
+from pathlib import Path
+
+import psycopg2
+from celery import Celery
+from celery.signals import worker_init
+from celery.utils.log import get_logger
+
+queue = Path(os.environ.get("QUEUE", "queue"))
+messages, control = queue / "messages", queue / "control"
+messages.mkdir(parents=True, exist_ok=True)
+control.mkdir(exist_ok=True)
+
+app = Celery("tasks")
+app.conf.broker_url = "filesystem://"
+app.conf.broker_transport_options = {
+    "data_folder_in": str(messages),
+    "data_folder_out": str(messages),
+    "control_folder": str(control),
+}
+
+
+@worker_init.connect
+def make_green(**kwargs):
+    import psycogreen
+    from psycogreen.eventlet import make_psycopg_green
+
+    make_psycopg_green()
+    get_logger(__name__).info("Worker %d: psycopg2 is green (%s loop)", os.getpid(), psycogreen.implementation)
+
+
+@app.task
+def sleep(number):
+    conn = psycopg2.connect(os.environ.get("DATABASE_URL", ""))
+    try:
+        with conn, conn.cursor() as cur:
+            cur.execute("SELECT pg_sleep(0.3)")
+    finally:
+        conn.close()
+    return number

@@ -1,0 +1,47 @@
+"""gevent's own WSGI server, with a page that sits 0.3 s in PostgreSQL.
+
+Serve it at port 8000 of this machine::
+
+    DATABASE_URL=postgresql:///postgres python server.py 8000
+
+SIGTERM stops it: it accepts nothing more, and ends when it has answered what
+it had accepted.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+from psycogreen.gevent import make_psycopg_green  # noqa: E402
+
+make_psycopg_green()
+
+import os  # noqa: E402
+import signal  # noqa: E402
+import sys  # noqa: E402
+
+import gevent  # noqa: E402
+import psycopg2  # noqa: E402
+from gevent.pool import Pool  # noqa: E402
+from gevent.pywsgi import WSGIServer  # noqa: E402
+
+import psycogreen  # noqa: E402
+
+
+def application(environ, start_response):
+    conn = psycopg2.connect(os.environ.get("DATABASE_URL", ""))
+    try:
+        with conn, conn.cursor() as cur:
+            cur.execute("SELECT pg_backend_pid() FROM pg_sleep(0.3)")
+            (backend,) = cur.fetchone()
+    finally:
+        conn.close()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"worker {os.getpid()} slept in backend {backend}\n".encode()]
+
+
+# With a pool, the server waits at its end for the greenlets in it.
+server = WSGIServer(("127.0.0.1", int(sys.argv[1])), application, spawn=Pool(1000))
+gevent.signal_handler(signal.SIGTERM, server.close)
+print(f"Worker {os.getpid()}: psycopg2 is green ({psycogreen.implementation} loop)", flush=True)
+server.serve_forever(stop_timeout=30)  # seconds, 1 by default; then it kills what still runs

@@ -1,0 +1,75 @@
+"""The servers of examples/: each serves concurrently in one worker, and stops and reloads without losing a request."""
+
+import re
+import signal
+import sys
+import time
+
+import pytest
+from fix_servers import LOOPS, ROOT, wait_until
+
+pytestmark = pytest.mark.once
+
+AT_ONCE = 8
+
+# Nothing else depends on its being the newest that has the eventlet worker, so it has a place of its own.
+GUNICORN_25 = ROOT / ".venvs" / "gunicorn-25"
+
+PAGE = re.compile(r"worker (\d+) slept in backend (\d+)\n")
+
+
+@pytest.fixture(params=LOOPS)
+def loop(request):
+    """The loop in the server's process."""
+    return request.param
+
+
+def workers(server, loop):
+    """Return the ids of the workers that have said that psycopg2 is green there."""
+    return re.findall(rf"Worker (\d+): psycopg2 is green \({loop} loop\)", server.log())
+
+
+def serves_at_once(server, loop):
+    """Have many requests sit in PostgreSQL at once, in one worker."""
+    server.ask()  # a worker may have to start
+    started = time.monotonic()
+    pages = server.ask_at_once(AT_ONCE)
+    took = time.monotonic() - started
+    found = [PAGE.fullmatch(page).groups() for page in pages]
+    assert {worker for worker, _ in found} == set(workers(server, loop))
+    assert len({backend for _, backend in found}) == AT_ONCE
+    assert took < AT_ONCE * 0.3 / 2  # one after another it takes twice that
+
+
+class TestGunicorn:
+    @pytest.fixture(params=["gevent", "eventlet"])
+    def gunicorn(self, request, serve, loop, tmp_path):
+        if request.param == "eventlet":
+            if not GUNICORN_25.exists():
+                pytest.skip("no gunicorn with an eventlet worker: make .venvs/gunicorn-25/installed")
+        else:
+            pytest.importorskip("gunicorn")
+
+        def start(*options):
+            environment = {**LOOPS[loop], "XDG_RUNTIME_DIR": str(tmp_path)}  # for gunicorn's control socket
+            if request.param == "eventlet":
+                environment["PYTHONPATH"] = str(GUNICORN_25)
+            command = [sys.executable, "-W", "ignore", "-m", "gunicorn", "--bind", "127.0.0.1:{port}", *options]
+            return serve([*command, "app:application"], ROOT / "examples" / f"gunicorn_{request.param}", environment)
+
+        return start
+
+    @pytest.mark.parametrize("options", [[], ["--preload"]], ids=["", "preload"])
+    def test_serves_reloads_and_stops(self, gunicorn, loop, options):
+        server = gunicorn(*options)
+        serves_at_once(server, loop)
+        with server.load(AT_ONCE) as load:
+            wait_until(lambda: server.at_once() == AT_ONCE)
+            server.send_signal(signal.SIGHUP)
+            old, new = server.wait_for(lambda: len(found := workers(server, loop)) == 2 and found)
+            server.wait_for(lambda: f"Worker exiting (pid: {old})" in server.log())
+            wait_until(lambda: server.at_once() == AT_ONCE)
+        assert load.failures == []
+        served = [PAGE.fullmatch(page)[1] for page in load.pages]
+        assert set(served) == {old, new}
+        assert server.stop() == 0
