@@ -1,9 +1,12 @@
 """The servers of examples/: each serves concurrently in one worker, and stops and reloads without losing a request."""
 
+import os
 import re
 import signal
+import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fix_servers import LOOPS, ROOT, wait_until
@@ -73,3 +76,72 @@ class TestGunicorn:
         served = [PAGE.fullmatch(page)[1] for page in load.pages]
         assert set(served) == {old, new}
         assert server.stop() == 0
+
+
+def test_pywsgi_serves_and_stops(serve, loop):
+    server = serve([sys.executable, "server.py", "{port}"], ROOT / "examples" / "pywsgi", LOOPS[loop])
+    serves_at_once(server, loop)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        asked = [pool.submit(server.ask) for _ in range(AT_ONCE)]
+        wait_until(lambda: server.at_once() == AT_ONCE)
+        assert server.stop() == 0
+        for request in asked:
+            assert PAGE.fullmatch(request.result())
+    with pytest.raises(ConnectionRefusedError):
+        server.ask()
+
+
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+class TestCelery:
+    @pytest.fixture
+    def folder(self, pool):
+        pytest.importorskip("celery")
+        return ROOT / "examples" / f"celery_{pool}"
+
+    @pytest.fixture
+    def environment(self, loop, tmp_path):
+        return {**LOOPS[loop], "QUEUE": str(tmp_path)}
+
+    @pytest.fixture
+    def send(self, folder, environment):
+        """Send tasks 0 to *number* - 1; their order in the queue is not kept."""
+
+        def send(number):
+            subprocess.run(
+                [sys.executable, "-c", f"import tasks; [tasks.sleep.delay(n) for n in range({number})]"],
+                cwd=folder,
+                env={**os.environ, **environment},
+                check=True,
+            )
+
+        return send
+
+    @pytest.fixture
+    def work(self, serve, folder, environment, pool):
+        """Start a worker."""
+
+        def work(*options):
+            command = [sys.executable, "-W", "ignore", "-m", "celery", "-A", "tasks", "worker", "-P", pool, "-l", "INFO"]
+            return serve([*command, *options], folder, environment, ready=" ready.")
+
+        return work
+
+    def test_works_and_stops(self, send, work, pool, loop):
+        number = 5 * AT_ONCE
+        send(number)
+        worker = work("-c", str(AT_ONCE))
+        (_,) = workers(worker, loop)
+        wait_until(lambda: worker.at_once() == AT_ONCE)
+        # What it has begun it ends, what it has only fetched it gives back.
+        assert worker.stop() == 0
+        first = done(worker)
+        assert AT_ONCE <= len(first) < number
+        worker = work("-c", str(AT_ONCE))
+        worker.wait_for(lambda: len(first) + len(done(worker)) >= number)
+        assert worker.stop() == 0
+        assert sorted(first + done(worker)) == list(range(number))
+
+
+def done(worker):
+    """Return the numbers of the tasks that the worker has done."""
+    return [int(number) for number in re.findall(r"Task tasks\.sleep\S+ succeeded in \S+: (\d+)", worker.log())]

@@ -15,7 +15,6 @@ from pathlib import Path
 import psycopg2
 from celery import Celery
 from celery.signals import worker_init
-from celery.utils.log import get_logger
 
 queue = Path(os.environ.get("QUEUE", "queue"))
 messages, control = queue / "messages", queue / "control"
@@ -37,7 +36,7 @@ def make_green(**kwargs):
     from psycogreen.eventlet import make_psycopg_green
 
     make_psycopg_green()
-    get_logger(__name__).info("Worker %d: psycopg2 is green (%s loop)", os.getpid(), psycogreen.implementation)
+    print(f"Worker {os.getpid()}: psycopg2 is green ({psycogreen.implementation} loop)", flush=True)
 
 
 @app.task
