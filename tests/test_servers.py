@@ -18,7 +18,7 @@ AT_ONCE = 8
 # Nothing else depends on its being the newest that has the eventlet worker, so it has a place of its own.
 GUNICORN_25 = ROOT / ".venvs" / "gunicorn-25"
 
-PAGE = re.compile(r"worker (\d+) slept in backend (\d+)\n")
+PAGE = re.compile(r"worker,backend\n(\d+),(\d+)\n")
 
 
 @pytest.fixture(params=LOOPS)
@@ -121,8 +121,8 @@ class TestCelery:
         """Start a worker."""
 
         def work(*options):
-            command = [sys.executable, "-W", "ignore", "-m", "celery", "-A", "tasks", "worker", "-P", pool, "-l", "INFO"]
-            return serve([*command, *options], folder, environment, ready=" ready.")
+            command = [sys.executable, "-W", "ignore", "-m", "celery", "-A", "tasks", "worker", "-P", pool]
+            return serve([*command, "-l", "INFO", *options], folder, environment, ready=" ready.")
 
         return work
 

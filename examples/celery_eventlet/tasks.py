@@ -1,4 +1,4 @@
-"""Celery's eventlet pool, with a task that sits 0.3 s in PostgreSQL.
+"""Celery's eventlet pool, with a task that sits 0.3 s in PostgreSQL and takes its result from a COPY.
 
 In this folder, run a worker, and elsewhere have it do twenty tasks::
 
@@ -9,6 +9,7 @@ The broker is a folder, so that no server is needed to try it: QUEUE names it,
 ./queue if it is not set. In earnest, set broker_url to that of a real one.
 """
 
+import io
 import os
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def sleep(number):
     try:
         with conn, conn.cursor() as cur:
             cur.execute("SELECT pg_sleep(0.3)")
+            cur.copy_expert(f"COPY (SELECT {number}) TO STDOUT", copy := io.StringIO())
     finally:
         conn.close()
-    return number
+    return int(copy.getvalue())

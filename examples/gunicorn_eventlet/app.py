@@ -1,4 +1,4 @@
-"""A page that sits 0.3 s in PostgreSQL: plain blocking code that knows nothing of greenlets.
+"""A page that sits 0.3 s in PostgreSQL and takes its text from a COPY: plain blocking code.
 
 With a gunicorn before release 26, in this folder, where it finds gunicorn.conf.py by itself::
 
@@ -7,6 +7,7 @@ With a gunicorn before release 26, in this folder, where it finds gunicorn.conf.
 With ``--preload`` the master imports this module, once for all workers.
 """
 
+import io
 import os
 
 import psycopg2
@@ -16,9 +17,12 @@ def application(environ, start_response):
     conn = psycopg2.connect(os.environ.get("DATABASE_URL", ""))
     try:
         with conn, conn.cursor() as cur:
-            cur.execute("SELECT pg_backend_pid() FROM pg_sleep(0.3)")
-            (backend,) = cur.fetchone()
+            cur.execute("SELECT pg_sleep(0.3)")
+            page = io.BytesIO()
+            cur.copy_expert(
+                f"COPY (SELECT {os.getpid()} AS worker, pg_backend_pid() AS backend) TO STDOUT WITH CSV HEADER", page
+            )
     finally:
         conn.close()
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    return [f"worker {os.getpid()} slept in backend {backend}\n".encode()]
+    start_response("200 OK", [("Content-Type", "text/csv")])
+    return [page.getvalue()]

@@ -1,4 +1,4 @@
-"""gevent's own WSGI server, with a page that sits 0.3 s in PostgreSQL.
+"""gevent's own WSGI server, with a page that sits 0.3 s in PostgreSQL and takes its text from a COPY.
 
 Serve it at port 8000 of this machine::
 
@@ -16,6 +16,7 @@ from psycogreen.gevent import make_psycopg_green  # noqa: E402
 
 make_psycopg_green()
 
+import io  # noqa: E402
 import os  # noqa: E402
 import signal  # noqa: E402
 import sys  # noqa: E402
@@ -32,12 +33,15 @@ def application(environ, start_response):
     conn = psycopg2.connect(os.environ.get("DATABASE_URL", ""))
     try:
         with conn, conn.cursor() as cur:
-            cur.execute("SELECT pg_backend_pid() FROM pg_sleep(0.3)")
-            (backend,) = cur.fetchone()
+            cur.execute("SELECT pg_sleep(0.3)")
+            page = io.BytesIO()
+            cur.copy_expert(
+                f"COPY (SELECT {os.getpid()} AS worker, pg_backend_pid() AS backend) TO STDOUT WITH CSV HEADER", page
+            )
     finally:
         conn.close()
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    return [f"worker {os.getpid()} slept in backend {backend}\n".encode()]
+    start_response("200 OK", [("Content-Type", "text/csv")])
+    return [page.getvalue()]
 
 
 # With a pool, the server waits at its end for the greenlets in it.
