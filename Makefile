@@ -14,7 +14,7 @@ sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx)
 demo: $(VENV)/demo-installed
 	@$(bin)/python tests/demo.py
 
-test: $(VENV)/dev-installed
+test: $(VENV)/dev-installed .venvs/gunicorn-25/installed
 	$(bin)/python tests/run_matrix.py
 
 # The short part of the suite that CI runs on the other versions of Python.
@@ -51,6 +51,11 @@ $(VENV)/demo-installed: $(VENV)/pip-installed $(sources)
 
 $(VENV)/dev-installed: $(VENV)/pip-installed $(sources)
 	$(pip) install --group dev --editable '.[gevent,eventlet,binary]'
+	@touch $@
+
+# The last gunicorn that has an eventlet worker, beside the newest in $(VENV).
+.venvs/gunicorn-25/installed: $(VENV)/pip-installed
+	$(pip) install --upgrade --no-deps --target $(@D) 'gunicorn<26'
 	@touch $@
 
 # The figures depend on the versions of what is measured, so these are pinned.

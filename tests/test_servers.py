@@ -15,7 +15,7 @@ pytestmark = pytest.mark.once
 
 AT_ONCE = 8
 
-# Nothing else depends on its being the newest that has the eventlet worker, so it has a place of its own.
+# The last release that has an eventlet worker.
 GUNICORN_25 = ROOT / ".venvs" / "gunicorn-25"
 
 PAGE = re.compile(r"worker,backend\n(\d+),(\d+)\n")
