@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 
 import pytest
 from fix_servers import LOOPS, ROOT, wait_until
@@ -20,11 +21,33 @@ GUNICORN_25 = ROOT / ".venvs" / "gunicorn-25"
 
 PAGE = re.compile(r"worker,backend\n(\d+),(\d+)\n")
 
+POOLED = """
+import os
+from psycopg2.pool import ThreadedConnectionPool
+
+pool = ThreadedConnectionPool(0, 20, os.environ["DATABASE_URL"])
+
+def application(environ, start_response):
+    conn = pool.getconn()
+    try:
+        with conn, conn.cursor() as cur:
+            cur.execute("SELECT pg_sleep(0.1)")
+    finally:
+        pool.putconn(conn)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"done"]
+"""
+
 
 @pytest.fixture(params=LOOPS)
 def loop(request):
     """The loop in the server's process."""
+    if request.param == "cython" and find_spec("psycogreen._waitloop") is None:
+        pytest.skip("the compiled loop is not built")
     return request.param
+
+
+compiled = pytest.mark.parametrize("loop", ["cython"], indirect=True)
 
 
 def workers(server, loop):
@@ -53,16 +76,21 @@ class TestGunicorn:
         else:
             pytest.importorskip("gunicorn")
 
-        def start(*options):
+        def start(*options, application="app:application"):
             environment = {**LOOPS[loop], "XDG_RUNTIME_DIR": str(tmp_path)}  # for gunicorn's control socket
             if request.param == "eventlet":
                 environment["PYTHONPATH"] = str(GUNICORN_25)
             command = [sys.executable, "-W", "ignore", "-m", "gunicorn", "--bind", "127.0.0.1:{port}", *options]
-            return serve([*command, "app:application"], ROOT / "examples" / f"gunicorn_{request.param}", environment)
+            return serve([*command, application], ROOT / "examples" / f"gunicorn_{request.param}", environment)
 
         return start
 
-    @pytest.mark.parametrize("options", [[], ["--preload"]], ids=["", "preload"])
+    @pytest.mark.parametrize(
+        ("loop", "options"),
+        [("cython", []), ("cython", ["--preload"]), ("python", [])],
+        indirect=["loop"],
+        ids=["compiled", "compiled-preload", "pure"],
+    )
     def test_serves_reloads_and_stops(self, gunicorn, loop, options):
         server = gunicorn(*options)
         serves_at_once(server, loop)
@@ -75,6 +103,35 @@ class TestGunicorn:
         assert load.failures == []
         served = [PAGE.fullmatch(page)[1] for page in load.pages]
         assert set(served) == {old, new}
+        assert server.stop() == 0
+
+    @compiled
+    def test_workers_that_end_by_themselves(self, gunicorn, loop):
+        server = gunicorn("--max-requests", str(2 * AT_ONCE))
+        with server.load(AT_ONCE) as load:
+            server.wait_for(lambda: len(workers(server, loop)) == 2)
+        assert load.failures == []
+        assert server.stop() == 0
+
+    @compiled
+    def test_pool_made_before_the_fork(self, gunicorn, tmp_path):
+        # It connects with its lock held.
+        (tmp_path / "pooled.py").write_text(POOLED)
+        server = gunicorn("--preload", "--pythonpath", str(tmp_path), application="pooled:application")
+        assert server.ask_at_once(AT_ONCE) == ["done"] * AT_ONCE
+        assert server.stop() == 0
+
+    @compiled
+    def test_killed_worker(self, gunicorn, loop):
+        server = gunicorn()
+        with server.load(AT_ONCE) as load:
+            wait_until(lambda: server.at_once() == AT_ONCE)
+            (killed,) = workers(server, loop)
+            os.kill(int(killed), signal.SIGKILL)
+            _, new = server.wait_for(lambda: len(found := workers(server, loop)) == 2 and found)
+            server.wait_for(lambda: any(PAGE.fullmatch(page)[1] == new for page in load.pages))
+        # Those that were in it, and no more.
+        assert 0 < len(load.failures) <= AT_ONCE
         assert server.stop() == 0
 
 
@@ -104,17 +161,22 @@ class TestCelery:
 
     @pytest.fixture
     def send(self, folder, environment):
-        """Send tasks 0 to *number* - 1; their order in the queue is not kept."""
+        """Put that many tasks into the queue, numbered from 0; return their ids."""
 
-        def send(number):
-            subprocess.run(
-                [sys.executable, "-c", f"import tasks; [tasks.sleep.delay(n) for n in range({number})]"],
-                cwd=folder,
-                env={**os.environ, **environment},
-                check=True,
-            )
+        def send(number, seconds):
+            script = f"import tasks; print(*[tasks.sleep.delay(n, {seconds}).id for n in range({number})])"
+            return script_of(folder, environment, script).split()
 
         return send
+
+    @pytest.fixture
+    def revoke(self, folder, environment):
+        """Have the worker terminate the tasks of these ids."""
+
+        def revoke(ids):
+            script_of(folder, environment, f"import tasks; tasks.app.control.revoke({ids}, terminate=True)")
+
+        return revoke
 
     @pytest.fixture
     def work(self, serve, folder, environment, pool):
@@ -128,7 +190,7 @@ class TestCelery:
 
     def test_works_and_stops(self, send, work, pool, loop):
         number = 5 * AT_ONCE
-        send(number)
+        send(number, 0.3)
         worker = work("-c", str(AT_ONCE))
         (_,) = workers(worker, loop)
         wait_until(lambda: worker.at_once() == AT_ONCE)
@@ -140,6 +202,28 @@ class TestCelery:
         worker.wait_for(lambda: len(first) + len(done(worker)) >= number)
         assert worker.stop() == 0
         assert sorted(first + done(worker)) == list(range(number))
+
+    @compiled
+    def test_terminated_tasks_end_in_the_server_too(self, send, work, revoke):
+        ids = send(AT_ONCE, 60)
+        worker = work("-c", str(AT_ONCE))
+        wait_until(lambda: worker.at_once() == AT_ONCE)
+        revoke(ids)
+        wait_until(lambda: worker.sessions() == 0)
+        assert worker.stop() == 0
+        assert done(worker) == []
+
+
+def script_of(folder, environment, script):
+    """Run *script* in that folder; return what it printed."""
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=folder,
+        env={**os.environ, **environment},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
 
 
 def done(worker):

@@ -33,6 +33,7 @@ app.conf.broker_transport_options = {
 
 @worker_init.connect
 def make_green(**kwargs):
+    # Celery says nothing of an exception in here, and would go on with a blocking psycopg2.
     import psycogreen
     from psycogreen.eventlet import make_psycopg_green
 
@@ -41,11 +42,11 @@ def make_green(**kwargs):
 
 
 @app.task
-def sleep(number):
+def sleep(number, seconds=0.3):
     conn = psycopg2.connect(os.environ.get("DATABASE_URL", ""))
     try:
         with conn, conn.cursor() as cur:
-            cur.execute("SELECT pg_sleep(0.3)")
+            cur.execute("SELECT pg_sleep(%s)", (seconds,))
             cur.copy_expert(f"COPY (SELECT {number}) TO STDOUT", copy := io.StringIO())
     finally:
         conn.close()

@@ -1,5 +1,11 @@
 """gunicorn with gevent workers, in which psycopg2 is green."""
 
+from gevent import monkey
+
+# The worker does this too, but with --preload that comes after the application
+# was imported, and the locks that it made at import would stop the whole worker.
+monkey.patch_all()
+
 worker_class = "gevent"
 
 
