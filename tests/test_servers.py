@@ -57,14 +57,18 @@ def workers(server, loop):
 
 def serves_at_once(server, loop):
     """Have many requests sit in PostgreSQL at once, in one worker."""
-    server.ask()  # a worker may have to start
-    started = time.monotonic()
-    pages = server.ask_at_once(AT_ONCE)
-    took = time.monotonic() - started
-    found = [PAGE.fullmatch(page).groups() for page in pages]
-    assert {worker for worker, _ in found} == set(workers(server, loop))
-    assert len({backend for _, backend in found}) == AT_ONCE
-    assert took < AT_ONCE * 0.3 / 2  # one after another it takes twice that
+
+    def took():
+        started = time.monotonic()
+        pages = server.ask_at_once(AT_ONCE)
+        took = time.monotonic() - started
+        found = [PAGE.fullmatch(page).groups() for page in pages]
+        assert {worker for worker, _ in found} == set(workers(server, loop))
+        assert len({backend for _, backend in found}) == AT_ONCE
+        return took
+
+    # One after another they take twice that, however often one tries.
+    wait_until(lambda: took() < AT_ONCE * 0.3 / 2)
 
 
 class TestGunicorn:
