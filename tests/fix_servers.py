@@ -123,21 +123,17 @@ class Server:
 
     def sessions(self, query: str = "%") -> int:
         """Count the server's sessions in PostgreSQL whose present or last query is like *query*."""
-        with closing(blocking_connect(self._dsn)) as conn, conn.cursor() as cur:
-            cur.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND query LIKE %s",
-                (self.name, query),
-            )
-            (count,) = cur.fetchone()
-        assert isinstance(count, int)
-        return count
+        return self._count("query LIKE %s", query)
 
     def at_once(self) -> int:
-        """Count the server's sessions in PostgreSQL that execute ``pg_sleep()`` now."""
-        with closing(blocking_connect(self._dsn)) as conn, conn.cursor() as cur:
+        """Count the server's sessions in PostgreSQL that are inside ``pg_sleep()`` now."""
+        return self._count("wait_event = 'PgSleep'")
+
+    def _count(self, condition: str, *values: str) -> int:
+        with closing(psycopg2.connect(self._dsn)) as conn, conn.cursor() as cur:
             cur.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND wait_event = 'PgSleep'",
-                (self.name,),
+                f"SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND {condition}",
+                (self.name, *values),
             )
             (count,) = cur.fetchone()
         assert isinstance(count, int)
@@ -216,13 +212,6 @@ def free_port() -> int:
 def leash() -> list[str]:
     """Return what, before a command, ends its process with this one, where there is such a thing."""
     return ["setpriv", "--pdeathsig", "TERM"] if sys.platform == "linux" and shutil.which("setpriv") else []
-
-
-def blocking_connect(dsn: str) -> Any:
-    """Return psycopg2's own connection, for the thread that calls it alone."""
-    conn = psycopg2.connect(dsn, application_name="psycogreen-watch")
-    conn.autocommit = True
-    return conn
 
 
 @pytest.fixture
