@@ -193,8 +193,8 @@ class TestCelery:
         return work
 
     def test_works_and_stops(self, send, work, pool, loop):
-        number = 5 * AT_ONCE
-        send(number, 0.3)
+        number = 3 * AT_ONCE
+        send(number, 1)
         worker = work("-c", str(AT_ONCE))
         (_,) = workers(worker, loop)
         wait_until(lambda: worker.at_once() == AT_ONCE)
