@@ -20,7 +20,7 @@ from libc.errno cimport EBADF, EEXIST, errno
 from libc.stdint cimport uint32_t, uint64_t
 
 from psycogreen._park import park as park_in_hub
-from psycogreen._parked import enter, leave
+from psycogreen._parked import enter, leave, refusal
 from psycogreen._parked import parked as parked_in_hub
 
 implementation = "cython"
@@ -179,7 +179,12 @@ cdef class Bell:
         if self.reactor != NULL:
             # A greenlet of the batch may give the hub another reactor.
             reactor = <Reactor>self.reactor
-            reactor.dispatch()
+            try:
+                reactor.dispatch()
+            except BaseException as exc:
+                # A signal handler's, for one. If it escaped, the hub would
+                # watch the descriptor no longer.
+                reactor.adapter.report(reactor.hub, exc)
 
 
 cdef class Reactor:
@@ -352,9 +357,10 @@ cdef class Reactor:
         return epoll_ctl(self.instance.epfd, EPOLL_CTL_DEL, fd, NULL) == 0
 
     cdef int hold(self, bint awaited) except -1:
-        self.held = awaited
+        self.held = False  # until it is sure
         if self.watch is not None:  # retired, in the middle of a batch
             self.watch.hold(awaited)
+        self.held = awaited
         return 0
 
     cdef PyObject *next_waiter(self) except? NULL:
@@ -655,13 +661,15 @@ def wait_callback(adapter):
             me = current()
             reactor = home(adapter, me, &child)
             sock = None if reactor is None else reactor.socket(conn)
-            if sock is None or sock.user is not None:
+            if sock is None:
                 wait_in_hub(adapter, conn, timeout)
                 if reactor is None:
                     reactor = home(adapter, me, &child)
                 if reactor is not None and reactor.socket(conn) is None:
                     reactor.adopt(conn)
                 return
+            if sock.user is not None:
+                raise refusal("the wait callback")
             sock.user = me
             try:
                 wait_in_reactor(adapter, conn, timeout, reactor, sock, child)
