@@ -15,7 +15,14 @@ _inside: dict[int, Any] = {}
 
 
 def enter(conn: Any) -> None:
-    """Note that the running greenlet waits for *conn*."""
+    """Note that the running greenlet waits for *conn*.
+
+    Raises:
+        psycopg2.ProgrammingError: Another one does. The first of two to poll
+            would take the other's answer.
+    """
+    if id(conn) in _inside and parked(conn) is not None:
+        raise refusal("the wait callback")
     _inside[id(conn)] = weakref.ref(getcurrent())
 
 
@@ -33,6 +40,16 @@ def parked(conn: Any) -> Any:
     ref = _inside.get(id(conn))
     found = None if ref is None else ref()
     return found if found is not None and _root(found) is _root(getcurrent()) else None
+
+
+def refusal(what: str) -> Exception:
+    """Return the error for who wants to use *what* of a connection for which another greenlet waits."""
+    import psycopg2
+
+    error: Exception = psycopg2.ProgrammingError(
+        f"{what} cannot be used while another greenlet executes a query on this connection"
+    )
+    return error
 
 
 def _root(greenlet: Any) -> Any:

@@ -19,6 +19,7 @@ import greenlet
 import psycopg2
 import pytest
 from fix_hub import NAME
+from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE
 
 import psycogreen
 
@@ -85,6 +86,25 @@ def quick_collections():
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.mark.core
+@pytest.mark.skipif(psycogreen.implementation == "python" or sys.platform != "linux", reason="no reactor here")
+def test_a_query_does_not_go_through_the_hubs_wait_functions(hub, connect, monkeypatch):
+    waits = []
+    wait_read = hub.adapter._hub.wait_read
+
+    def counted(fd, timeout):
+        waits.append(fd)
+        wait_read(fd, timeout)
+
+    monkeypatch.setattr(hub.adapter._hub, "wait_read", counted)
+    cursor = hub.run(connect).cursor()
+    assert waits  # it was connecting
+    waits.clear()
+    for _ in range(3):
+        hub.run(cursor.execute, "SELECT pg_sleep(0.01)")
+    assert not waits
 
 
 def test_a_parked_greenlet_that_nobody_else_refers_to(hub, connect, quick_collections):
@@ -605,19 +625,64 @@ def test_a_process_ends_in_silence(last, dsn):
     )
 
 
-def test_two_greenlets_that_wait_for_one_connection(hub, pipe):
+def test_two_greenlets_that_wait_for_one_connection(hub, pipe, connect):
+    # The first of the two to poll would take the other's answer.
     shared = pipe()
-    tasks = [hub.spawn(hub.wait_callback, shared) for _ in range(2)]
-    hub.sleep(0)
-    for _ in tasks:
-        shared.answer()
-        hub.wait_until(lambda: shared.polls > 2)
-    for task in tasks:
-        task.join()
-        try:
-            task.get()
-        except RuntimeError as exc:
-            assert NAME == "eventlet" and "simultaneous" in str(exc)
+    task = hub.spawn(hub.wait_callback, shared)
+    hub.wait_until(lambda: shared.polls)
+    with pytest.raises(psycopg2.ProgrammingError, match="^the wait callback cannot be used while another greenlet"):
+        hub.run(hub.wait_callback, shared)
+    shared.answer()
+    task.wait()
+
+    # And the query under way goes on.
+    connection = hub.run(connect)
+    for _ in range(2):  # before and after the reactor knows it
+        cursor = connection.cursor()
+        task = hub.spawn(cursor.execute, "SELECT pg_sleep(0.2), 'answer'")
+        hub.wait_until(lambda: connection.get_transaction_status() == TRANSACTION_STATUS_ACTIVE)
+        with pytest.raises(psycopg2.ProgrammingError):
+            hub.run(hub.wait_callback, connection)
+        task.wait()
+        assert cursor.fetchone()[1] == "answer"
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+def test_a_signal_handler_that_raises_in_the_hub(kind, hub, connect, monkeypatch, capfd):
+    if ON_ASYNCIO and kind is KeyboardInterrupt:
+        pytest.skip("an interrupt ends that hub of eventlet for good")
+    hold = hub.adapter._Watch.hold
+    due = [True]
+
+    def struck(watch, awaited):
+        if not awaited and due:
+            due.clear()
+            raise kind("from a signal handler")
+        hold(watch, awaited)
+
+    monkeypatch.setattr(hub.adapter._Watch, "hold", struck)
+
+    def query():
+        cursor = connection.cursor()
+        for number in range(3):
+            cursor.execute("SELECT %s, pg_sleep(0.01)", (number,))
+            hub.sleep(0)
+        return cursor.fetchone()[0]
+
+    def run(fn):
+        task = hub.spawn(fn)
+        while not task.done:
+            try:
+                hub.wait_until(lambda: task.done)
+            except KeyboardInterrupt:
+                pass  # the hub hands it on to the main greenlet
+        return task.get()
+
+    connection = run(connect)
+    assert run(query) == 2
+    assert run(query) == 2
+    assert not due or psycogreen.implementation == "python"
+    capfd.readouterr()  # the hub's report
 
 
 def test_a_connection_that_goes_on_with_another_socket_under_the_same_number(hub, pipe):
