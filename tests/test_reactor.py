@@ -19,9 +19,10 @@ import greenlet
 import psycopg2
 import pytest
 from fix_hub import NAME
-from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE
+from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE, set_wait_callback
 
 import psycogreen
+from psycogreen._loop import wait_callback
 
 ON_ASYNCIO = NAME == "eventlet" and os.environ.get("EVENTLET_HUB") == "asyncio"
 
@@ -72,11 +73,16 @@ def pipe(hub):
         made.theirs.close()
 
 
-def cpu_share(hub, seconds=0.4):
-    """Return the share of a processor that this process takes while all wait."""
-    cpu, wall = time.process_time(), time.monotonic()
-    hub.sleep(seconds)
-    return (time.process_time() - cpu) / (time.monotonic() - wall)
+# Seconds of the processor that a sleep of 0.4 s may take. One that is woken
+# again and again takes ten times as much, also where others want the processor.
+SLEEP_TAKES = 0.02
+
+
+def sleep_takes(hub):
+    """Return the seconds of the processor that this process takes while all wait for 0.4 s."""
+    begun = time.process_time()
+    hub.sleep(0.4)
+    return time.process_time() - begun
 
 
 @pytest.fixture
@@ -90,15 +96,15 @@ def quick_collections():
 
 @pytest.mark.core
 @pytest.mark.skipif(psycogreen.implementation == "python" or sys.platform != "linux", reason="no reactor here")
-def test_a_query_does_not_go_through_the_hubs_wait_functions(hub, connect, monkeypatch):
+def test_a_query_does_not_go_through_the_hubs_wait_functions(hub, connect):
     waits = []
-    wait_read = hub.adapter._hub.wait_read
 
-    def counted(fd, timeout):
-        waits.append(fd)
-        wait_read(fd, timeout)
+    class Counting(type(hub.adapter._hub)):
+        def wait_read(self, fd, timeout):
+            waits.append(fd)
+            super().wait_read(fd, timeout)
 
-    monkeypatch.setattr(hub.adapter._hub, "wait_read", counted)
+    set_wait_callback(wait_callback(Counting())(hub.wait_callback.__wrapped__))
     cursor = hub.run(connect).cursor()
     assert waits  # it was connecting
     waits.clear()
@@ -191,7 +197,7 @@ def test_an_idle_connection_that_the_server_closes(hub, connect):
     doomed = hub.run(pid, idle)
     hub.run(lambda: other.cursor().execute("SELECT pg_terminate_backend(%s)", (doomed,)))
     hub.wait_until(lambda: select.select([idle], [], [], 0)[0])
-    assert cpu_share(hub) < 0.3
+    assert sleep_takes(hub) < SLEEP_TAKES
     with pytest.raises(psycopg2.OperationalError):
         hub.run(pid, idle)
 
@@ -210,7 +216,7 @@ def test_an_idle_connection_that_is_notified(hub, connect):
     for _ in range(3):
         hub.run(execute, other, "NOTIFY quiet")
         hub.wait_until(lambda: select.select([idle], [], [], 0)[0])
-        assert cpu_share(hub) < 0.3
+        assert sleep_takes(hub) < SLEEP_TAKES
         # The user's own wait for notifications stands beside the reactor.
         hub.run(hub.wait_readable, idle.fileno(), 5)
         assert hub.run(execute, idle, "SELECT pg_sleep(0.01), 7").fetchone()[1] == 7
@@ -498,9 +504,9 @@ def test_a_descriptor_that_a_child_still_holds(dsn):
             for _ in range(3):
                 assert wait(spawn(query, replacement, "SELECT 8 FROM pg_sleep(0.02)")) == 8
             assert wait(spawn(query, other, "SELECT 9 FROM pg_sleep(0.01)")) == 9
-            cpu, wall = time.process_time(), time.monotonic()
+            begun = time.process_time()
             sleep(0.4)
-            print((time.process_time() - cpu) / (time.monotonic() - wall) < 0.3)
+            print(time.process_time() - begun)
             for connection in (other, replacement):
                 assert wait(spawn(query, connection, "SELECT 9 FROM pg_sleep(0.01)")) == 9
             os.close(writing)
@@ -508,7 +514,7 @@ def test_a_descriptor_that_a_child_still_holds(dsn):
         """),
         DSN=dsn,
     )
-    assert printed == "True\n"
+    assert float(printed) < SLEEP_TAKES
 
 
 @pytest.mark.skipif(ON_ASYNCIO, reason="asyncio's loop can't run within a loop, so this hub can't be replaced")
