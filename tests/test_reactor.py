@@ -202,7 +202,9 @@ def test_an_idle_connection_that_the_server_closes(hub, connect):
         hub.run(pid, idle)
 
 
-def test_an_idle_connection_that_is_notified(hub, connect):
+def test_an_idle_connection_that_is_notified(hub, connect, monkeypatch):
+    ended = []
+    monkeypatch.setattr(hub.adapter._Watch, "stop", ended.append)
     idle, other = hub.run(connect), hub.run(connect)
     idle.autocommit = other.autocommit = True
 
@@ -222,6 +224,7 @@ def test_an_idle_connection_that_is_notified(hub, connect):
         assert hub.run(execute, idle, "SELECT pg_sleep(0.01), 7").fetchone()[1] == 7
         assert len(idle.notifies) == 1
         del idle.notifies[:]
+    assert not ended  # the reactor had no need to begin anew
 
 
 def test_an_idle_connection_that_is_notified_while_another_waits(hub, connect):
