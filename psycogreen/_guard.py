@@ -50,8 +50,9 @@ def occupied(conn: Any, what: str) -> Iterator[None]:
             says that *what* can't be used.
     """
     refuse(conn, what)
-    _occupants[id(conn)] = weakref.ref(greenlet.getcurrent())
+    key = id(conn)
+    _occupants[key] = weakref.ref(greenlet.getcurrent())
     try:
         yield
     finally:
-        del _occupants[id(conn)]
+        del _occupants[key]  # no call in which a signal handler could raise before it is done

@@ -652,7 +652,7 @@ def wait_callback(adapter):
                 if reactor is not None and reactor.socket(conn) is None:
                     reactor.adopt(conn)
                 return
-            if sock.user is not None:
+            if sock.user is not None and sock.user is not me:
                 raise refusal("the wait callback")
             sock.user = me
             try:
