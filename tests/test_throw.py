@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import threading
+import time
 import weakref
 
 import psycopg2
@@ -184,8 +185,6 @@ def test_kill_while_connecting(warm, connect, fake_server, hub):
 def test_thrown_after_the_answer_came(warm, connect, hub):
     # Both are due in the same turn of the hub; either may win, but a query
     # that lost must not leave the connection between two results.
-    import time
-
     for _ in range(20):
         connection = connect()
         task = hub.spawn(connection.cursor().execute, "SELECT 1")
@@ -259,3 +258,17 @@ def test_stray_switch(warm, connect, fake_connection, hub):
         task.wait()
         assert not connection.closed
     hub.wait_until(lambda: hub.watched() == watched)
+
+
+def test_a_socket_that_is_ready_for_reading_and_for_writing(hub, fake_connection):
+    connection = fake_connection()
+    connection.answer()
+
+    def wait_and_sleep():
+        hub.adapter._hub.wait_either(connection.fileno(), None)
+        begun = time.monotonic()
+        hub.sleep(0.05)
+        return time.monotonic() - begun
+
+    # It is woken once: not from what it does next, too.
+    assert hub.run(wait_and_sleep) >= 0.045
