@@ -488,6 +488,31 @@ def test_fork(dsn):
     assert printed == "child 0\n"
 
 
+@pytest.mark.skipif(psycogreen.implementation == "python", reason="a hub's watchers are in its child too")
+@pytest.mark.skipif(ON_ASYNCIO, reason="asyncio's loop can't run within a loop, so this hub can't be replaced")
+def test_a_child_is_not_woken_by_what_comes_for_the_parent(dsn):
+    printed = script(
+        prepared("""
+            connection = wait(spawn(psycopg2.connect, os.environ["DSN"]))
+            wait(spawn(query, connection))
+            task = spawn(query, connection, "SELECT 7 FROM pg_sleep(0.1)", 1)
+            sleep(0.05)
+            child = fork()
+            if child == 0:
+                renew()
+                sleep(0.1)
+                begun = time.process_time()
+                sleep(0.4)
+                print(time.process_time() - begun, flush=True)
+                os._exit(0)
+            os.waitpid(child, 0)  # the answer waits meanwhile
+            assert wait(task) == 7
+        """),
+        DSN=dsn,
+    )
+    assert float(printed) < SLEEP_TAKES
+
+
 def test_a_descriptor_that_a_child_still_holds(dsn):
     printed = script(
         prepared("""
