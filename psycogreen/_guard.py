@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import greenlet
-import psycopg2
 
 from psycogreen._loop import parked
+from psycogreen._parked import refusal
 
 # The greenlets that use a connection without being in the wait callback, by
 # the id() of the connection. Weak, so that one whose hub is gone can go too.
@@ -36,9 +36,7 @@ def refuse(conn: Any, what: str) -> None:
         psycopg2.ProgrammingError: One does.
     """
     if user(conn) is not None:
-        raise psycopg2.ProgrammingError(
-            f"{what} cannot be used while another greenlet executes a query on this connection"
-        )
+        raise refusal(what)
 
 
 @contextmanager
@@ -52,8 +50,9 @@ def occupied(conn: Any, what: str) -> Iterator[None]:
             says that *what* can't be used.
     """
     refuse(conn, what)
-    _occupants[id(conn)] = weakref.ref(greenlet.getcurrent())
+    key = id(conn)
+    _occupants[key] = weakref.ref(greenlet.getcurrent())
     try:
         yield
     finally:
-        del _occupants[id(conn)]
+        del _occupants[key]  # no call in which a signal handler could raise before it is done

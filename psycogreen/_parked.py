@@ -11,17 +11,19 @@ except ImportError:  # no hub that needs it can be there
 # The greenlets inside the wait callback, by the id() of their connection,
 # which lives as long as the entry. Weak references: the frames of a greenlet
 # whose hub is gone must be free to go too.
-_inside: dict[int, Any] = {}
+inside: dict[int, Any] = {}
 
 
 def enter(conn: Any) -> None:
-    """Note that the running greenlet waits for *conn*."""
-    _inside[id(conn)] = weakref.ref(getcurrent())
+    """Note that the running greenlet waits for *conn*.
 
-
-def leave(conn: Any) -> None:
-    """Forget it."""
-    _inside.pop(id(conn), None)
+    Raises:
+        psycopg2.ProgrammingError: Another one does. The first of two to poll
+            would take the other's answer.
+    """
+    if id(conn) in inside and parked(conn) not in (None, getcurrent()):
+        raise refusal("the wait callback")
+    inside[id(conn)] = weakref.ref(getcurrent())
 
 
 def parked(conn: Any) -> Any:
@@ -30,9 +32,19 @@ def parked(conn: Any) -> Any:
     While one is, it holds psycopg2's mutex of *conn* (but for the first wait
     of a connection, in which it is made).
     """
-    ref = _inside.get(id(conn))
+    ref = inside.get(id(conn))
     found = None if ref is None else ref()
     return found if found is not None and _root(found) is _root(getcurrent()) else None
+
+
+def refusal(what: str) -> Exception:
+    """Return the error for who wants to use *what* of a connection for which another greenlet waits."""
+    import psycopg2
+
+    error: Exception = psycopg2.ProgrammingError(
+        f"{what} cannot be used while another greenlet executes a query on this connection"
+    )
+    return error
 
 
 def _root(greenlet: Any) -> Any:

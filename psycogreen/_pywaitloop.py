@@ -10,7 +10,7 @@ from typing import Any
 
 from psycogreen._hub import Hub
 from psycogreen._park import POLL_OK, POLL_READ, park
-from psycogreen._parked import enter, leave, parked
+from psycogreen._parked import enter, inside, parked
 
 __all__ = ["implementation", "parked", "wait_callback"]
 
@@ -29,6 +29,7 @@ def wait_callback(hub: Hub) -> Callable[[Callable[..., None]], Callable[..., Non
         current, wait_read = hub.current, hub.wait_read
 
         def wait(conn: Any, timeout: Any = unlimited) -> None:
+            key = id(conn)
             enter(conn)
             try:
                 # A green connection refuses poll() to others: see there.
@@ -47,7 +48,8 @@ def wait_callback(hub: Hub) -> Callable[[Callable[..., None]], Callable[..., Non
                     interrupted()
                 raise
             finally:
-                leave(conn)
+                # Without a function of ours, in which a signal handler could raise before it is done.
+                inside.pop(key, None)
 
         return functools.update_wrapper(wait, stub)
 

@@ -1,10 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """The wait loop, compiled, and the reactor that makes its parks cheap.
 
-The loop does what ``_pywaitloop.py`` does. But where it waits for an answer on
-Linux it does not ask the hub anew for each wait: each hub has a `Reactor`, an
-epoll instance that holds the sockets of all connections and is the one
-descriptor that the hub watches. Parking is a store and a switch.
+The loop does what ``_pywaitloop.py`` does, and leaves to it what waits through
+the hub. But for an answer on Linux it does not ask the hub anew for each wait:
+each hub has a `Reactor`, an epoll instance that holds the sockets of all
+connections and is the one descriptor that the hub watches. Parking is a store
+and a switch.
 """
 
 import functools
@@ -20,8 +21,9 @@ from libc.errno cimport EBADF, EEXIST, errno
 from libc.stdint cimport uint32_t, uint64_t
 
 from psycogreen._park import park as park_in_hub
-from psycogreen._parked import enter, leave
 from psycogreen._parked import parked as parked_in_hub
+from psycogreen._parked import refusal
+from psycogreen._pywaitloop import wait_callback as pure_wait_callback
 
 implementation = "cython"
 
@@ -179,7 +181,12 @@ cdef class Bell:
         if self.reactor != NULL:
             # A greenlet of the batch may give the hub another reactor.
             reactor = <Reactor>self.reactor
-            reactor.dispatch()
+            try:
+                reactor.dispatch()
+            except BaseException as exc:
+                # A signal handler's, for one. If it escaped, the hub would
+                # watch the descriptor no longer.
+                reactor.adapter.report(reactor.hub, exc)
 
 
 cdef class Reactor:
@@ -304,17 +311,13 @@ cdef class Reactor:
         cdef PyObject **recent = &self.recent[(key >> 4) % RECENT]
         if recent[0] == <PyObject *>sock:
             recent[0] = NULL
-        if sock is not None and self.is_armed(sock):
-            self.disarm(sock.fd)
         return 0
 
     cdef bint is_armed(self, Socket sock):
         return 0 <= sock.fd < len(self.armed) and self.armed[sock.fd] is sock
 
     cdef bint ready(self, Socket sock, conn) except -1:
-        """Have epoll report *sock*; tell whether it will, to one more greenlet."""
-        if sock.waiter is not None:
-            return False
+        """Have epoll report *sock*; tell whether it will."""
         if self.is_armed(sock):
             if sock.fixed:
                 return True
@@ -352,9 +355,10 @@ cdef class Reactor:
         return epoll_ctl(self.instance.epfd, EPOLL_CTL_DEL, fd, NULL) == 0
 
     cdef int hold(self, bint awaited) except -1:
-        self.held = awaited
+        self.held = False  # until it is sure
         if self.watch is not None:  # retired, in the middle of a batch
             self.watch.hold(awaited)
+        self.held = awaited
         return 0
 
     cdef PyObject *next_waiter(self) except? NULL:
@@ -598,22 +602,6 @@ cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, b
         since = 0
 
 
-cdef int wait_in_hub(adapter, conn, timeout) except -1:
-    enter(conn)
-    try:
-        poll = getattr(conn, "_green_poll", None) or conn.poll
-        while True:
-            state = poll()
-            if state == POLL_OK:
-                return 0
-            park_in_hub(adapter, conn, state, timeout)
-    except BaseException:
-        interrupted(conn)
-        raise
-    finally:
-        leave(conn)
-
-
 cdef int interrupted(conn) except -1:
     """Tell a green connection that an exception is about to end its wait."""
     tell = getattr(conn, "_green_interrupted", None)
@@ -640,28 +628,32 @@ def parked(conn):
 
 def wait_callback(adapter):
     """Make a documented stub the wait callback for a hub; see ``_pywaitloop.py``."""
-    cdef bint carries_reactor = hasattr(adapter, "watch")
+    if not hasattr(adapter, "watch"):
+        return pure_wait_callback(adapter)
 
     def decorate(stub):
         (unlimited,) = stub.__defaults__
+        wait_in_hub = pure_wait_callback(adapter)(stub)
 
         def wait(conn, timeout=unlimited):
             cdef Reactor reactor
             cdef Socket sock
             cdef bint child = False
-            if not carries_reactor or timeout is not unlimited:
-                wait_in_hub(adapter, conn, timeout)
+            if timeout is not unlimited:
+                wait_in_hub(conn, timeout)
                 return
             me = current()
             reactor = home(adapter, me, &child)
             sock = None if reactor is None else reactor.socket(conn)
-            if sock is None or sock.user is not None:
-                wait_in_hub(adapter, conn, timeout)
+            if sock is None:
+                wait_in_hub(conn)
                 if reactor is None:
                     reactor = home(adapter, me, &child)
                 if reactor is not None and reactor.socket(conn) is None:
                     reactor.adopt(conn)
                 return
+            if sock.user is not None and sock.user is not me:
+                raise refusal("the wait callback")
             sock.user = me
             try:
                 wait_in_reactor(adapter, conn, timeout, reactor, sock, child)

@@ -1,11 +1,14 @@
 """Connecting: also to servers that are slow, silent or mad."""
 
+import _socket
+import threading
 import time
 
 import psycopg2
 import psycopg2.extras
 import pytest
 from fix_fake import relay
+from fix_hub import NAME
 from psycopg2.extensions import POLL_READ, POLL_WRITE, make_dsn, set_wait_callback
 
 
@@ -179,8 +182,6 @@ def test_garbage_in_mid_query(garbage, connect, fake_server, to_server, hub):
     """The server speaks well until it is asked for the answer to everything."""
 
     def handle(client, number):
-        import threading
-
         server = to_server()
         proxy = threading.Thread(target=answers, args=(server, client), daemon=True)
         proxy.start()
@@ -247,3 +248,18 @@ def test_the_server_refuses(connect, dsn, blocking_dsn_connect, hub):
     assert kind is expected.type
     # psycopg2's green mode leaves out which server it was, with any callback.
     assert str(expected.value).endswith(message)
+
+
+@pytest.mark.skipif(NAME != "eventlet", reason="gevent resolves names in threads by itself")
+def test_names_where_eventlets_resolver_is_switched_off(hub, monkeypatch):
+    resolve = _socket.getaddrinfo
+    threads = []
+
+    def noted(*args, **kwargs):
+        threads.append(threading.get_native_id())
+        return resolve(*args, **kwargs)
+
+    monkeypatch.setattr(_socket, "getaddrinfo", noted)
+    monkeypatch.setattr(hub.adapter, "_GREENDNS", False)
+    assert hub.run(hub.adapter._hub.getaddrinfo, "localhost")
+    assert threads and threading.get_native_id() not in threads

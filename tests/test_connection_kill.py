@@ -152,7 +152,7 @@ def test_fifty_kills(hub: Hub, query: str, request: Any, connect: Any, server: s
 
 @pytest.mark.parametrize("full", [False, True], ids=["silent", "unreachable"])
 def test_kills_with_the_network_cut(
-    hub: Hub, query: str, connect: Any, active: Any, proxy: Proxy, monkeypatch: Any, full: bool
+    hub: Hub, query: str, connect: Any, active: Any, proxy: Proxy, monkeypatch: Any, capfd: Any, full: bool
 ) -> None:
     monkeypatch.setattr(_cancel, "PATIENCE", 0.5)
     conns = [psycopg2.connect(proxy.dsn) for _ in range(20)]
@@ -185,6 +185,7 @@ def test_kills_with_the_network_cut(
     del tasks
     conns.clear()
     leaks.check()
+    assert not capfd.readouterr().err  # nobody is told of a request that is given up
     proxy.mend()
 
 

@@ -101,3 +101,17 @@ if NAME == "eventlet":
 def test_orders(order, run_script, dsn):
     script = "\n".join(STEPS[step] for step in order) + CHECK + THREAD
     assert run_script(script.replace("{dsn!r}", repr(dsn)), hub=NAME).split() == ["overlapped", "None"]
+
+
+def test_a_native_thread_is_one_although_threads_are_patched(run_script):
+    script = STEPS["patch"] + """
+import time
+from _thread import get_native_id
+from psycogreen.{hub} import _hub
+native = []
+_hub.start_thread(lambda: native.append(get_native_id()))
+while not native:
+    time.sleep(0.001)
+print(native != [get_native_id()])
+"""
+    assert run_script(script, hub=NAME) == "True"

@@ -27,7 +27,7 @@ def test_it_strikes(connect, hub):
     assert caught.value.args == ("timed out",)
     assert ticker.ticks >= 4
     assert connection.closed
-    hub.wait_until(lambda: hub.watched() <= watched)
+    hub.wait_until(lambda: hub.watched() == watched)
 
 
 @gevent_only
@@ -86,7 +86,7 @@ def test_a_query_within_the_limit(connect, hub):
     set_wait_callback(functools.partial(hub.wait_callback, timeout=5))
     watched = hub.watched()
     hub.run(cursor.execute, "SELECT pg_sleep(0.05)")
-    hub.wait_until(lambda: hub.watched() <= watched)
+    hub.wait_until(lambda: hub.watched() == watched)
     set_wait_callback(hub.wait_callback)
     hub.run(cursor.execute, "SELECT 1")
     assert cursor.fetchone() == (1,)
@@ -101,7 +101,7 @@ def test_eventlet_accepts_it(limit, connect, hub):
     watched = hub.watched()
     hub.run(cursor.execute, "SELECT pg_sleep(0.2)")
     assert cursor.rowcount == 1
-    hub.wait_until(lambda: hub.watched() <= watched)
+    hub.wait_until(lambda: hub.watched() == watched)
 
 
 def test_by_position(fake_connection, hub):
