@@ -13,5 +13,6 @@ pytest_plugins = (
     "fix_copy",
     "fix_fake",
     "fix_faults",
+    "fix_frameworks",
     "fix_script",
 )
