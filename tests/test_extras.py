@@ -149,7 +149,7 @@ def info(conn: Any) -> Any:
 def attributes(conn: Any) -> Any:
     with conn.cursor() as cur:
         cur.execute("SELECT 1 AS a, 2::numeric(5, 2) AS b")
-        of_cursor = [column for column in cur.description], cur.query, cur.statusmessage, cur.arraysize, cur.itersize
+        of_cursor = list(cur.description), cur.query, cur.statusmessage, cur.arraysize, cur.itersize
         shown = re.sub("0x[0-9a-f]+|-?\\d+", "N", repr(cur)), cur.scrollable, cur.withhold, cur.name, cur.lastrowid
     names = "autocommit", "closed", "deferrable", "encoding", "isolation_level", "readonly", "status", "server_version"
     return of_cursor, shown, [getattr(conn, name) for name in names], conn.protocol_version, conn.async_, conn.notices
