@@ -8,9 +8,15 @@ import os
 from peewee import IntegerField, Model, TextField
 from playhouse.pool import PooledPostgresqlDatabase
 
-# A greenlet waits for up to `timeout` seconds when all five connections are in
-# use; without it peewee raises MaxConnectionsExceeded.
-db = PooledPostgresqlDatabase(os.environ.get("PGDATABASE", "postgres"), max_connections=5, timeout=30)
+db = PooledPostgresqlDatabase(
+    os.environ.get("PGDATABASE", "postgres"),
+    max_connections=5,
+    # A greenlet waits for up to so many seconds when all of them are in use;
+    # by default peewee raises MaxConnectionsExceeded at once.
+    timeout=30,
+    # By default a query connects by itself, and nobody gives that connection back.
+    autoconnect=False,
+)
 
 
 class Counter(Model):
