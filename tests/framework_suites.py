@@ -63,10 +63,10 @@ USE_TZ = False
 """
 
 SQLALCHEMY_TESTS = """
-    test/dialect/postgresql test/dialect/test_suite.py test/engine test/sql/test_query.py
-    test/sql/test_insert_exec.py test/sql/test_resultset.py test/sql/test_returning.py test/sql/test_sequences.py
-    test/sql/test_types.py test/orm/test_session.py test/orm/test_transaction.py test/orm/test_unitofworkv2.py
-    test/orm/test_versioning.py
+    test/dialect/postgresql/test_dialect.py test/dialect/postgresql/test_on_conflict.py
+    test/dialect/postgresql/test_query.py test/engine/test_execute.py test/engine/test_pool.py
+    test/engine/test_reconnect.py test/engine/test_transaction.py test/sql/test_insert_exec.py
+    test/sql/test_returning.py test/orm/test_session.py test/orm/test_transaction.py test/orm/test_versioning.py
 """.split()
 
 
