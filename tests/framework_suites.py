@@ -112,15 +112,18 @@ def sources(distribution: str) -> Path:
     return directory
 
 
-def django(checkouts: Path | None) -> Suite:
+def django(checkouts: Path | None, address: str) -> Suite:
     directory = sources("Django") / "tests"
     (directory / "psycogreen_settings.py").write_text(DJANGO_SETTINGS)
     options = ["--settings=psycogreen_settings", "--parallel=1", "--noinput", "--verbosity=1"]
     return Suite("Django", ["runtests.py", *options, *DJANGO_APPS], directory, explained=DJANGO_EXPLAINED)
 
 
-def sqlalchemy(checkouts: Path | None) -> Suite:
-    options = ["--dburi=postgresql+psycopg2:///suite", "-p", "no:cacheprovider", "-q", "--maxfail=10000"]
+def sqlalchemy(checkouts: Path | None, address: str) -> Suite:
+    # Without its bridge to asyncio: eventlet makes its hub the parent of each greenlet that waits, and
+    # so the bridge, whose greenlets have to come back to the loop's, waits for ever.
+    options = [f"--dburi=postgresql+psycopg2://{address}/suite", "--disable-asyncio", "--maxfail=10000", "-q"]
+    options += ["-p", "no:cacheprovider", "--timeout=120", "--timeout-method=thread"]
     return Suite(
         "SQLAlchemy",
         ["pytest", *options, *SQLALCHEMY_TESTS],
@@ -131,7 +134,7 @@ def sqlalchemy(checkouts: Path | None) -> Suite:
     )
 
 
-def peewee(checkouts: Path | None) -> Suite | None:
+def peewee(checkouts: Path | None, address: str) -> Suite | None:
     if checkouts is None:
         print("peewee: no tests in its source distribution; see --checkouts")
         return None
@@ -144,7 +147,7 @@ def peewee(checkouts: Path | None) -> Suite | None:
     )
 
 
-def geventpool(checkouts: Path | None) -> Suite | None:
+def geventpool(checkouts: Path | None, address: str) -> Suite | None:
     if checkouts is None:
         print("django-db-geventpool: no tests in its source distribution; see --checkouts")
         return None
@@ -152,7 +155,7 @@ def geventpool(checkouts: Path | None) -> Suite | None:
     return Suite("django-db-geventpool", ["runtests_psycopg2.py"], directory, database="test", blocking=False)
 
 
-SUITES: dict[str, Callable[[Path | None], Suite | None]] = {
+SUITES: dict[str, Callable[[Path | None, str], Suite | None]] = {
     "django": django,
     "sqlalchemy": sqlalchemy,
     "peewee": peewee,
@@ -198,7 +201,7 @@ def run(suite: Suite, hub: str, loop: str, variables: dict[str, str]) -> Run:
     with database(suite, variables), tempfile.TemporaryDirectory() as scratch:
         news, junit = Path(scratch) / "outcomes", Path(scratch) / "junit.xml"
         command = [sys.executable, "-W", "ignore", "-X", "faulthandler", HERE / "suite_child.py", hub, loop, news]
-        command += suite.command + ([f"--junitxml={junit}", "--timeout=120", "--timeout-method=thread"] if suite.pytest else [])
+        command += suite.command + ([f"--junitxml={junit}"] if suite.pytest else [])
         log = Path(tempfile.gettempdir()) / f"{title.replace(', ', '-').replace(' ', '-')}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -245,8 +248,10 @@ def main() -> int:
     with server(*(["--tls"] if system_server() else [])) as dsn:
         names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER"}
         variables = {names[key]: value for key, value in parse_dsn(dsn).items() if key in names}
+        # SQLAlchemy's tests of several hosts want them in the URL.
+        address = "{PGUSER}@{PGHOST}:{PGPORT}".format(**variables) if "PGPORT" in variables else ""
         for name in options.suites or SUITES:
-            suite = SUITES[name](options.checkouts)
+            suite = SUITES[name](options.checkouts, address)
             if suite is None:
                 continue
             cells = [suite.name]
