@@ -248,8 +248,8 @@ def main() -> int:
     with server(*(["--tls"] if system_server() else [])) as dsn:
         names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER"}
         variables = {names[key]: value for key, value in parse_dsn(dsn).items() if key in names}
-        # SQLAlchemy's tests of several hosts want them in the URL.
-        address = "{PGUSER}@{PGHOST}:{PGPORT}".format(**variables) if "PGPORT" in variables else ""
+        # SQLAlchemy's tests of several hosts want all of it in the URL; the server asks for no password.
+        address = "{PGUSER}:password@{PGHOST}:{PGPORT}".format(**variables) if "PGPORT" in variables else ""
         for name in options.suites or SUITES:
             suite = SUITES[name](options.checkouts, address)
             if suite is None:
