@@ -13,6 +13,7 @@ pytest_plugins = (
     "fix_copy",
     "fix_fake",
     "fix_faults",
+    "fix_frameworks",
     "fix_script",
     "fix_servers",
 )

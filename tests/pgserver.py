@@ -80,6 +80,7 @@ def serve_tls(directory: Path) -> None:
         "ssl_key_file": directory / "key.pem",
         "fsync": "off",
         "max_connections": 200,
+        "max_prepared_transactions": 10,
     }
     with open(data / "postgresql.auto.conf", "a") as conf:
         conf.writelines(f"{name} = '{value}'\n" for name, value in settings.items())

@@ -4,45 +4,14 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("django")
-
 pytestmark = pytest.mark.heavy
-
-PROGRAM = """
-    from orm import *
-    import django
-    from django.conf import settings
-    from psycopg2.extensions import parse_dsn
-
-    parameters = parse_dsn("{dsn}")
-    settings.configure(DATABASES={"default": {
-        "ENGINE": "django.db.backends.postgresql",
-        "NAME": parameters.pop("dbname"), "USER": parameters.pop("user"),
-        "HOST": parameters.pop("host"), "PORT": parameters.pop("port", ""),
-        "CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True, "OPTIONS": parameters,
-    }})
-    django.setup()
-    import django.db
-    from django.db import close_old_connections, connection, transaction
-    from psycogreen._connection import GreenConnection
-
-    def active(words):
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE %s"
-                           " AND pid <> pg_backend_pid()", [words])
-            return cursor.fetchone()[0]
-
-    active("warm up")
-    assert isinstance(connection.connection, GreenConnection)
-    ticker = Ticker()
-"""
 
 
 @pytest.mark.timeout(60)
-def test_requests(run_script: Any, dsn: str) -> None:
-    run_script(
-        PROGRAM
-        + """
+def test_requests(run_with: Any) -> None:
+    run_with(
+        "django",
+        """
     def request(n):
         # What Django's handlers do: a greenlet has its own connection.
         close_old_connections()
@@ -69,15 +38,14 @@ def test_requests(run_script: Any, dsn: str) -> None:
     assert [wait(g) for g in [spawn(request, n) for n in range(20)]] == list(range(20))
     assert ticker.longest < 0.1, ticker.longest
     """,
-        dsn=dsn,
     )
 
 
 @pytest.mark.timeout(60)
-def test_close_and_kill_in_mid_query(run_script: Any, dsn: str) -> None:
-    run_script(
-        PROGRAM
-        + """
+def test_close_and_kill_in_mid_query(run_with: Any) -> None:
+    run_with(
+        "django",
+        """
     wrappers = []
 
     def sleeper(words):
@@ -121,5 +89,4 @@ def test_close_and_kill_in_mid_query(run_script: Any, dsn: str) -> None:
     until(lambda: active("%/* kill */") == 0)
     assert ticker.longest < 0.1, ticker.longest
     """,
-        dsn=dsn,
     )

@@ -4,40 +4,14 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("sqlalchemy")
-
 pytestmark = pytest.mark.heavy
-
-PROGRAM = """
-    from orm import *
-    import psycopg2, sqlalchemy
-    from sqlalchemy import create_engine, exc, text
-    from sqlalchemy.pool import QueuePool
-
-    connect = lambda: psycopg2.connect("{dsn}", application_name="psycogreen")
-    engine = create_engine("postgresql+psycopg2://", creator=connect, pool_size=5, max_overflow=5, pool_pre_ping=True)
-    assert type(engine.pool) is QueuePool
-    monitor = create_engine("postgresql+psycopg2://", creator=connect, isolation_level="AUTOCOMMIT")
-
-    def active(words):
-        with monitor.connect() as conn:
-            return conn.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE :q"
-                                    " AND pid <> pg_backend_pid()"), {"q": words})
-
-    def query(n):
-        with engine.begin() as conn:
-            return conn.scalar(text("SELECT :n + 0 * length(pg_sleep(0.02)::text)"), {"n": n})
-
-    active("warm up")
-    ticker = Ticker()
-"""
 
 
 @pytest.mark.timeout(60)
-def test_work(run_script: Any, dsn: str) -> None:
-    run_script(
-        PROGRAM
-        + """
+def test_work(run_with: Any) -> None:
+    run_with(
+        "sqlalchemy",
+        """
     # More greenlets than connections.
     assert sorted(wait(g) for g in [spawn(query, n) for n in range(40)]) == list(range(40))
     assert engine.pool.checkedout() == 0
@@ -60,15 +34,14 @@ def test_work(run_script: Any, dsn: str) -> None:
         assert conn.scalar(sqlalchemy.select(sqlalchemy.func.count()).select_from(table)) == 2000
     assert ticker.longest < 0.1, ticker.longest
     """,
-        dsn=dsn,
     )
 
 
 @pytest.mark.timeout(60)
-def test_kills(run_script: Any, dsn: str) -> None:
-    run_script(
-        PROGRAM
-        + """
+def test_kills(run_with: Any) -> None:
+    run_with(
+        "sqlalchemy",
+        """
     def sleeper():
         with engine.begin() as conn:
             conn.execute(text("SELECT pg_sleep(60) /* kill */"))
@@ -84,15 +57,14 @@ def test_kills(run_script: Any, dsn: str) -> None:
     assert sorted(wait(g) for g in [spawn(query, n) for n in range(20)]) == list(range(20))
     assert ticker.longest < 0.1, ticker.longest
     """,
-        dsn=dsn,
     )
 
 
 @pytest.mark.timeout(60)
-def test_in_mid_query(run_script: Any, dsn: str) -> None:
-    run_script(
-        PROGRAM
-        + """
+def test_in_mid_query(run_with: Any) -> None:
+    run_with(
+        "sqlalchemy",
+        """
     conns = []
 
     def sleeper(words, seconds):
@@ -131,5 +103,4 @@ def test_in_mid_query(run_script: Any, dsn: str) -> None:
     assert engine.pool.checkedout() == 0
     assert ticker.longest < 0.1, ticker.longest
     """,
-        dsn=dsn,
     )

@@ -1,4 +1,4 @@
-"""What the programs of test_connection_sqlalchemy.py and _django.py share: a monkey-patched hub, made green."""
+"""What programs of tests begin with: a monkey-patched hub, made green. See fix_frameworks.py."""
 
 import os
 import sys

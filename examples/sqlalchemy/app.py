@@ -1,0 +1,41 @@
+"""SQLAlchemy, its ORM and its pool: code that knows nothing of greenlets.
+
+libpq's variables (PGHOST, PGUSER, PGDATABASE...) name the server.
+"""
+
+from sqlalchemy import ForeignKey, create_engine, func, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+
+# Say "+psycopg2": from SQLAlchemy 2.1 on plain "postgresql://" is psycopg 3.
+# A greenlet waits in the pool when all five connections are in use.
+engine = create_engine("postgresql+psycopg2://", pool_size=5, max_overflow=0)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Order(Base):
+    __tablename__ = "example_order"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    items: Mapped[list["Item"]] = relationship(back_populates="order", cascade="all, delete-orphan")
+
+
+class Item(Base):
+    __tablename__ = "example_item"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    order_id: Mapped[int] = mapped_column(ForeignKey(Order.id))
+    price: Mapped[int]
+    order: Mapped[Order] = relationship(back_populates="items")
+
+
+def work(n: int) -> int:
+    """Store an order of three items; return what they cost."""
+    with Session(engine) as session, session.begin():
+        order = Order(items=[Item(price=price * n) for price in (1, 2, 3)])
+        session.add(order)
+        session.flush()
+        session.execute(select(func.pg_sleep(0.1)))
+        return session.scalar(select(func.sum(Item.price)).where(Item.order == order))
