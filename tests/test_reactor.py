@@ -664,18 +664,18 @@ def test_no_descriptor_is_free_when_the_reactor_begins_anew(dsn):
 def test_many_large_results_leave_the_others_their_turn(hub, pipe):
     def read_on():
         # There is always more.
-        return 1 if time.monotonic() < end else 0
+        return 1 if time.process_time() < end else 0
 
     pipes = [pipe() for _ in range(40)]
     for large in pipes:
         large.poll = read_on
         large.answer()
-    end = time.monotonic() + 1
+    end = time.process_time() + 0.5  # of this process alone, whoever else is on the machine
     with hub.ticker(0.001) as ticker:
         for task in [hub.spawn(hub.wait_callback, large) for large in pipes]:
             task.wait()
-    # 25 if each had a turn of its own.
-    assert ticker.ticks > 60
+    # 12 if each had a turn of its own.
+    assert ticker.ticks > 30
 
 
 def test_in_the_hubs_own_greenlet(hub, pipe):
