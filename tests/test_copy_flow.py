@@ -173,6 +173,34 @@ def test_a_slow_server_slows_the_reader(hub, connect, table):
         task.wait()
 
 
+def test_a_slow_file_slows_the_server(hub, connect):
+    class Enough(Exception):
+        pass
+
+    class Slow(Sink):
+        def write(self, data):
+            super().write(data)
+            if self.rows % 16 == 0:
+                hub.sleep(0.006)  # longer than a turn
+            if self.rows == 3200:
+                # It is seen from here at once, transaction or not.
+                watching.execute("SELECT last_value FROM made")
+                sent.append(watching.fetchone()[0])
+                raise Enough
+
+    watching = connect().cursor()
+    watching.connection.autocommit = True
+    watching.execute("DROP SEQUENCE IF EXISTS made; CREATE SEQUENCE made")
+    sent = []
+    connection = connect()
+    sending = "SELECT nextval('made'), repeat('x', 100) FROM generate_series(1, 100000)"
+    with pytest.raises(Enough):
+        hub.run(connection.cursor().copy_expert, f"COPY ({sending}) TO STDOUT", Slow())
+    connection.rollback()
+    watching.execute("DROP SEQUENCE made")
+    assert sent[0] < 10000, "rows, where 3200 were taken"
+
+
 def test_many_notices(hub, connect, table):
     """A server whose notices nobody reads while it is sent to would stop reading, and so both for ever."""
     connection = connect()
