@@ -1,8 +1,9 @@
 """Run the suite once for each combination of loop and hub.
 
 ``python tests/run_matrix.py`` runs {compiled, pure} x {gevent, eventlet} in
-full, and then the core with the compiled loop on gevent's other loops and
-eventlet's other hubs. Only the first run has the tests marked "once".
+full, and then the tests marked "core" or "hub" with the compiled loop on
+gevent's other loops and eventlet's other hubs. Only the first run has the tests
+marked "once".
 ``--core`` runs only the tests marked "core", on the four combinations.
 ``--all`` runs the whole suite on the other loops and hubs too, but for the
 tests marked "heavy".
@@ -47,7 +48,7 @@ def combinations(core: bool, pure_only: bool, everything: bool) -> list[tuple[st
     if not core and not pure_only:
         for hub, chosen in OTHER_LOOPS + OTHER_HUBS:
             environment = {"PSYCOGREEN_TEST_HUB": hub, "PSYCOGREEN_NO_EXTENSIONS": "", **chosen}
-            marks = "not once and not heavy" if everything else "core"
+            marks = "not once and not heavy" if everything else "core or hub"
             runs.append((f"compiled on {hub} ({next(iter(chosen.values()))})", environment, ["-m", marks]))
     return runs
 

@@ -24,7 +24,7 @@ import psycogreen
 
 ON_ASYNCIO = NAME == "eventlet" and os.environ.get("EVENTLET_HUB") == "asyncio"
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.hub, pytest.mark.timeout(60)]
 
 
 class Pipe:

@@ -15,6 +15,8 @@ if NAME == "gevent":
 else:
     from greenlet import GreenletExit
 
+pytestmark = pytest.mark.hub
+
 
 class Custom(Exception):
     pass
