@@ -9,7 +9,7 @@ pip = $(bin)/python -m pip -qq --disable-pip-version-check
 bench_pip = $(bench_bin)/python -m pip -qq --disable-pip-version-check
 sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx)
 
-.PHONY: demo test test-core bench bench-check lint dist clean
+.PHONY: demo test test-core test-all bench bench-check lint dist clean
 
 demo: $(VENV)/demo-installed
 	@$(bin)/python tests/demo.py
@@ -20,6 +20,10 @@ test: $(VENV)/dev-installed .venvs/gunicorn-25/installed
 # The short part of the suite that CI runs on the other versions of Python.
 test-core: $(VENV)/dev-installed
 	$(bin)/python tests/run_matrix.py --core
+
+# The whole suite on gevent's other loops and eventlet's other hubs too.
+test-all: $(VENV)/dev-installed
+	$(bin)/python tests/run_matrix.py --all
 
 bench: .venvs/bench/installed
 	@$(bench_bin)/python benchmarks/speed.py

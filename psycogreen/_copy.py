@@ -288,7 +288,10 @@ class _Copy:
                 continue
             if status < 0:
                 break
-            yield POLL_EITHER if status else POLL_READ
-            extensions.connection.poll(self._connection)
+            if status:
+                yield POLL_EITHER  # the rest of what libpq holds first: poll() would have it hold more
+            else:
+                yield POLL_READ
+                extensions.connection.poll(self._connection)
         if status < -1:
             raise psycopg2.DatabaseError(self._libpq.PQerrorMessage(pgconn).decode(errors="replace"))

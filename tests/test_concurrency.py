@@ -4,6 +4,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.hub
+
 
 @pytest.mark.core
 def test_queries_overlap(connect, hub):

@@ -20,7 +20,7 @@ from psycopg2.extensions import make_dsn
 
 from psycogreen import _cancel
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.hub, pytest.mark.timeout(60)]
 
 # Seconds a kill may take to return, the network cut or not.
 AT_ONCE = 0.05

@@ -4,6 +4,7 @@ import gc
 import os
 import random
 import time
+from contextlib import ExitStack
 
 import psycopg2
 import pytest
@@ -139,15 +140,15 @@ def test_killed(direction, hub, connect, admin, table):
         cursor.execute("SELECT 1")
         thrown = Custom()
 
-        tasks = []
+        tasks, timeouts = [], ExitStack()
         delay = rng.uniform(0.001, 0.01)  # libuv knows no shorter one
 
-        def act(how=how, thrown=thrown, delay=delay, tasks=tasks):
+        def act(how=how, thrown=thrown, delay=delay, tasks=tasks, timeouts=timeouts):
             # Arranged here, it strikes in the file or at one of the next waits.
             if how.startswith("killed"):
                 hub.spawn(lambda: (hub.sleep(delay), tasks[0].kill(thrown)))
             else:
-                hub.Timeout(delay, thrown).__enter__()
+                timeouts.enter_context(hub.Timeout(delay, thrown))
             if how.endswith("in the file"):
                 hub.sleep(30)
 
@@ -166,8 +167,9 @@ def test_killed(direction, hub, connect, admin, table):
             hub.sleep(0.011)  # until it has struck nobody
         else:
             assert connection.closed
+        timeouts.close()  # libuv writes on to the memory of a timer that was not closed
         connection.close()
-        del file, task, tasks, act, cursor, connection
+        del file, task, tasks, timeouts, act, cursor, connection
     hub.wait_until(lambda: all(gone(admin, pid) for pid in pids))
     assert loaded(admin, table) == 0
     gc.collect()

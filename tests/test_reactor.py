@@ -26,7 +26,7 @@ from psycogreen._loop import wait_callback
 
 ON_ASYNCIO = NAME == "eventlet" and os.environ.get("EVENTLET_HUB") == "asyncio"
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.hub, pytest.mark.timeout(60)]
 
 
 class Pipe:
@@ -329,6 +329,8 @@ def test_large_results_leave_the_others_their_turn(hub, connect):
     assert ticker.ticks > 20
 
 
+# In gevent's debug mode: a loop that is destroyed takes with it the watchers that nobody can close any more.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <function watcher.__del__")
 def test_threads_with_hubs_of_their_own(hub, connect):
     def one_thread():
         if NAME == "gevent":
@@ -789,19 +791,19 @@ def test_no_descriptor_is_free_when_the_reactor_begins_anew(dsn):
 
 def test_many_large_results_leave_the_others_their_turn(hub, pipe):
     def read_on():
-        # There is always more. Of the processor's time: others may want it.
+        # There is always more.
         return 1 if time.process_time() < end else 0
 
     pipes = [pipe() for _ in range(40)]
     for large in pipes:
         large.poll = read_on
         large.answer()
-    end = time.process_time() + 1
+    end = time.process_time() + 0.5  # of this process alone, whoever else is on the machine
     with hub.ticker(0.001) as ticker:
         for task in [hub.spawn(hub.wait_callback, large) for large in pipes]:
             task.wait()
-    # 25 if each had a turn of its own.
-    assert ticker.ticks > 60
+    # 12 if each had a turn of its own.
+    assert ticker.ticks > 30
 
 
 def test_in_the_hubs_own_greenlet(hub, pipe):

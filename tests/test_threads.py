@@ -9,6 +9,8 @@ import pytest
 from fix_hub import NAME
 from psycopg2.extensions import POLL_READ, POLL_WRITE, set_wait_callback
 
+pytestmark = pytest.mark.hub
+
 
 @pytest.mark.core
 def test_a_thread_without_a_hub_waits_alone(connect, hub):

@@ -8,6 +8,8 @@ import pytest
 from fix_hub import NAME
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, set_wait_callback
 
+pytestmark = pytest.mark.hub
+
 gevent_only = pytest.mark.skipif(NAME != "gevent", reason="eventlet's callback only accepts a timeout")
 eventlet_only = pytest.mark.skipif(NAME != "eventlet", reason="gevent's callback heeds it")
 
