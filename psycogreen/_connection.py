@@ -64,6 +64,10 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
     _green_hub: ClassVar[Hub]
     _green_cancel: ClassVar[bool]
 
+    # Whether close() has thrown a greenlet out of a query. Where user code
+    # runs inside the wait, in a COPY, it may have caught that.
+    _green_evicted = False
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.cursor_factory = None
         try:
@@ -133,6 +137,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
     def _green_evict(self, other: greenlet.greenlet) -> None:
         """Have *other* leave its query; in the hub's greenlet."""
         if user(self) is other:
+            self._green_evicted = True
             other.throw(psycopg2.InterfaceError("connection closed by another greenlet"))
 
     def __exit__(

@@ -21,7 +21,7 @@ from psycopg2.extensions import POLL_OK, POLL_READ
 
 from psycogreen._guard import refuse
 from psycogreen._libpq import libpq
-from psycogreen._loop import write_rows
+from psycogreen._loop import read_rows, write_rows
 from psycogreen._park import POLL_EITHER
 
 # libpq's ExecStatusType.
@@ -204,6 +204,7 @@ class _Copy:
         ended = failure is not None
         while not ended:
             data, ended, failure = self._read()
+            self._leave_if_closed()
             for start in range(0, len(data), _CHUNK):
                 if not (yield from self._put(pgconn, data[start : start + _CHUNK])):
                     ended, failure = True, b"error in PQputCopyData() call"
@@ -224,32 +225,29 @@ class _Copy:
             What was read; whether that was all; and what to tell the server
             in the place of the rest, None if nothing is wrong.
         """
-        pieces: list[bytes] = []
-        length = 0
+        codec = _codec(self._connection)
         try:
             read = self._file.read
         except AttributeError as exc:
             self._error = exc
             return b"", True, str(exc).encode()
-        try:
-            while length < _CHUNK:
-                piece = read(self._size)
-                if isinstance(piece, str):
-                    piece = piece.encode(_codec(self._connection))
-                if not isinstance(piece, bytes):
-                    return b"".join(pieces), True, b"error in .read() call"
-                if not piece:
-                    return b"".join(pieces), True, None
-                pieces.append(piece)
-                length += len(piece)
-                if not len(pieces) % 16 and time.perf_counter() > self._until:
-                    break
-        except Exception as exc:
-            self._read_error = exc
-            failure = f"error in .read() call: {type(exc).__name__} {exc}"
+        data, ended, failure = read_rows(read, self._size, codec, _CHUNK, self._until)
+        if isinstance(failure, Exception):
+            self._read_error = failure
+            told = f"error in .read() call: {type(failure).__name__} {failure}"
             # As long as psycopg2's.
-            return b"".join(pieces), True, failure.encode(_codec(self._connection), "replace")[:1023]
-        return b"".join(pieces), False, None
+            failure = told.encode(codec, "replace")[:1023]
+        return data, ended, failure
+
+    def _leave_if_closed(self) -> None:
+        """Leave if close() has thrown this greenlet out of a call of the file's, whatever the file made of that.
+
+        Raises:
+            psycopg2.InterfaceError: Another greenlet is closing the connection.
+        """
+        if self._connection._green_evicted:
+            self._read_error = None
+            raise psycopg2.InterfaceError("connection closed by another greenlet")
 
     def _put(self, pgconn: int, data: bytes) -> Generator[int, None, bool]:
         """Send *data*; return whether the connection took it."""
@@ -281,11 +279,13 @@ class _Copy:
             try:
                 status = write_rows(pgconn, write, codec, time.perf_counter() + _TURN)
             except Exception as exc:
+                self._leave_if_closed()
                 # The connection and its transaction are as good as before,
                 # once the rest has come. psycopg2 lets the next query read it.
                 self._error = exc
                 write = None
                 continue
+            self._leave_if_closed()
             if status < 0:
                 break
             if status:

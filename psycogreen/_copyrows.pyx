@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""From libpq to a file, the rows of a COPY, compiled.
+"""Between libpq and a file, the rows of a COPY, compiled.
 
 libpq is not linked: its functions are the ones that psycopg2 loaded.
 """
@@ -67,3 +67,29 @@ def write_rows(uintptr_t pgconn, write, codec, double until):
         rows += 1
         if rows % STRIDE == 0 and <double>clock() > until:
             return 1
+
+
+def read_rows(read, size, codec, Py_ssize_t enough, double until):
+    """Collect what *read* returns; see ``_pycopyrows.py``."""
+    cdef list pieces = []
+    cdef Py_ssize_t length = 0
+    cdef bint ended = True
+    failure = None
+    try:
+        while True:
+            piece = read(size)
+            if isinstance(piece, str):
+                piece = piece.encode(codec)
+            if not isinstance(piece, bytes):
+                failure = b"error in .read() call"
+                break
+            if not <bytes>piece:
+                break
+            pieces.append(piece)
+            length += len(<bytes>piece)
+            if length >= enough or (len(pieces) % STRIDE == 0 and <double>clock() > until):
+                ended = False
+                break
+    except Exception as exc:
+        failure = exc
+    return b"".join(pieces), ended, failure

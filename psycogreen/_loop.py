@@ -3,15 +3,15 @@
 import os
 
 if os.environ.get("PSYCOGREEN_NO_EXTENSIONS", "0") not in ("", "0"):
-    from psycogreen._pycopyrows import write_rows
+    from psycogreen._pycopyrows import read_rows, write_rows
     from psycogreen._pywaitloop import implementation, parked, wait_callback
 else:
     try:
-        from psycogreen._copyrows import write_rows
+        from psycogreen._copyrows import read_rows, write_rows
         from psycogreen._waitloop import implementation, parked, wait_callback
     except ImportError:
         # Not built (no compiler) or built for another interpreter.
-        from psycogreen._pycopyrows import write_rows
+        from psycogreen._pycopyrows import read_rows, write_rows
         from psycogreen._pywaitloop import implementation, parked, wait_callback
 
-__all__ = ["implementation", "parked", "wait_callback", "write_rows"]
+__all__ = ["implementation", "parked", "read_rows", "wait_callback", "write_rows"]

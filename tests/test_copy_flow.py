@@ -277,6 +277,53 @@ def test_closed_by_another_greenlet(hub, connect, table):
         assert ticker.longest_gap < GAP
 
 
+class Busy:
+    """A file that waits, and whatever ends the wait does *instead*."""
+
+    def __init__(self, hub, instead):
+        self.hub = hub
+        self.instead = instead
+        self.waits = False
+
+    def read(self, size=None):
+        try:
+            self.waits = True
+            self.hub.sleep(30)
+        except psycopg2.InterfaceError:
+            self.waits = False
+            return self.instead()
+
+    write = read
+
+
+def reraise():
+    raise  # noqa: PLE0704
+
+
+def wrap():
+    raise OSError("wrapped")
+
+
+@pytest.mark.parametrize("instead", [reraise, wrap, bytes])
+@pytest.mark.parametrize("direction", ["in", "out"])
+def test_closed_while_the_file_waits(direction, instead, hub, connect, table, monkeypatch):
+    connection = connect()
+    connection.autocommit = True
+    # As on a busy machine, where the server answers before close() looks again.
+    monkeypatch.setattr(connection._green_hub, "pause", lambda: hub.sleep(0.05), raising=False)
+    file = Busy(hub, instead)
+    cursor = connection.cursor()
+    if direction == "in":
+        task = hub.spawn(cursor.copy_from, file, table)
+    else:
+        task = hub.spawn(cursor.copy_expert, "COPY (SELECT generate_series(1, 1000)) TO STDOUT", file)
+    hub.wait_until(lambda: file.waits)
+    hub.run(connection.close)
+    assert connection.closed
+    with pytest.raises(psycopg2.InterfaceError, match="^connection closed by another greenlet$"):
+        task.wait()
+
+
 def test_two_connections_at_once(hub, connect, table):
     """From one COPY into another, without a byte on disk."""
 
