@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from clock import clock
 
 NAME = os.environ.get("PSYCOGREEN_TEST_HUB", "gevent")
 
@@ -162,13 +163,13 @@ class Ticker:
     def __init__(self) -> None:
         #: How often it woke.
         self.ticks = 0
-        #: The longest time between two ticks, in seconds.
+        #: The longest time between two ticks, in seconds of `clock`.
         self.longest_gap = 0.0
-        self._last = time.monotonic()
+        self._last = clock()
         self._running = True
 
     def run(self, sleep: Callable[[float], None], interval: float) -> None:
-        self._last = time.monotonic()
+        self._last = clock()
         while True:
             sleep(interval)
             if not self._running:
@@ -182,7 +183,7 @@ class Ticker:
         self._running = False
 
     def _note(self) -> None:
-        now = time.monotonic()
+        now = clock()
         self.longest_gap = max(self.longest_gap, now - self._last)
         self._last = now
 

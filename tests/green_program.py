@@ -5,6 +5,8 @@ import sys
 import time
 from typing import Any
 
+from clock import clock
+
 if os.environ.get("PSYCOGREEN_TEST_HUB", "gevent") == "gevent":
     import gevent.monkey
 
@@ -70,9 +72,9 @@ class Ticker:
         spawn(self.run)
 
     def run(self) -> None:
-        last = time.monotonic()
+        last = clock()
         while True:
             sleep(0.005)
-            now = time.monotonic()
+            now = clock()
             self.longest = max(self.longest, now - last)
             last = now

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import psycopg2
 import pytest
+from clock import clock
 from fix_hub import Hub
 from psycopg2.extensions import make_dsn
 
@@ -170,10 +171,10 @@ def test_kills_with_the_network_cut(
         full = sock.connect_ex(("127.0.0.1", port)) == 0
     with hub.ticker() as ticker:
         for task in tasks:
-            began = time.monotonic()
+            began = clock()
             task.kill(Killed())
             task.join()
-            assert time.monotonic() - began < AT_ONCE
+            assert clock() - began < AT_ONCE
             with pytest.raises(Killed):
                 task.wait()
         assert all(conn.closed for conn in conns)
