@@ -16,7 +16,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_IN
 
 # Seconds that the ticker may be late. benchmarks/copy.py measures how late it
 # really is; here the machine may be busy with other things.
-GAP = 0.5
+GAP = 0.05
 
 
 class Rows:

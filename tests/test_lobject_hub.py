@@ -102,8 +102,9 @@ def test_another_greenlet_uses_the_connection(hub, waiting, method):
     connection, lobject, other, task = waiting
     with pytest.raises(psycopg2.ProgrammingError, match="another greenlet"):
         hub.run(getattr(connection, method))
-    with pytest.raises(psycopg2.Error):
-        hub.run(ask, connection, "SELECT 1")
+    for use in lambda: ask(connection, "SELECT 1"), lambda: connection.cursor().callproc("now"):
+        with pytest.raises(psycopg2.ProgrammingError, match="cannot be used while another greenlet executes a query"):
+            hub.run(use)
     hub.run(other.rollback)
     assert task.wait() == 3
     hub.run(lobject.seek, 0)
