@@ -23,7 +23,7 @@ def test_queries_overlap(connect, hub):
         took = time.monotonic() - started
     assert 0.2 <= took < 1  # one after the other: 4 s
     assert ticker.ticks >= 10
-    assert ticker.longest_gap < 0.15  # a single query that blocked: 0.2 s
+    assert ticker.longest_gap < 0.05
 
 
 def test_connecting_overlaps(connect, hub):
@@ -36,7 +36,7 @@ def test_connecting_overlaps(connect, hub):
         took = time.monotonic() - started
     assert 1 <= took < 3
     assert ticker.ticks >= 50
-    assert ticker.longest_gap < 0.5
+    assert ticker.longest_gap < 0.05
 
 
 def test_who_waits_shorter_is_done_earlier(connect, hub):

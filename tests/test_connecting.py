@@ -220,7 +220,7 @@ def test_a_silent_server_does_not_stop_the_others(connect, fake_server, hub):
         for _ in range(5):
             hub.run(connection.cursor().execute, "SELECT pg_sleep(0.05)")
     assert ticker.ticks >= 10
-    assert ticker.longest_gap < 0.2
+    assert ticker.longest_gap < 0.05
     assert not task.done
     task.kill(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):

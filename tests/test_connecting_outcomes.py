@@ -151,7 +151,7 @@ def assert_same(hub: Hub, pair: Pair, blocking: Blocking) -> Same:
         assert worded(hub, got) == worded(hub, oracle)
         # No time limit here is shorter than a second.
         assert abs(got.seconds - oracle.seconds) < 0.7
-        assert ticker.longest_gap < 0.7
+        assert ticker.longest_gap < 0.05
         return got
 
     return assert_same
@@ -248,7 +248,7 @@ def test_slow_names_are_resolved_side_by_side(hub: Hub, pair: Pair, names: Names
         for task in tasks:
             task.wait().close()
     assert 2 <= time.monotonic() - begun < 3
-    assert ticker.longest_gap < 0.5
+    assert ticker.longest_gap < 0.05
 
 
 def test_the_name_stays_the_host(hub: Hub, tls_dsn: str, names: Names) -> None:
@@ -375,7 +375,7 @@ def test_in_a_thread_without_a_hub(hub: Hub, pair: Pair) -> None:
         got = hub.run_in_thread(connect, listed(DEAF, BLACKHOLE, PRIMARY) + " connect_timeout=1")
     assert got.server == PRIMARY
     assert 1.9 < got.seconds < 3
-    assert ticker.longest_gap < 0.7
+    assert ticker.longest_gap < 0.05
     got = hub.run_in_thread(connect, listed("localhost", DEAF) + " connect_timeout=1")
     assert got.error and "localhost" in got.error[1] and "timeout expired" in got.error[1]
 

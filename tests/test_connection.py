@@ -339,7 +339,7 @@ def test_close_by_a_native_thread_waits(hub: Hub, connect: Any) -> None:
         hub.run_in_thread(conn.close)
     task.wait()
     assert conn.closed == 1
-    assert ticker.longest_gap < 0.1
+    assert ticker.longest_gap < 0.05
 
 
 def test_close_by_the_greenlet_itself(hub: Hub, connect: Any) -> None:
