@@ -1,0 +1,249 @@
+/* What uGreen must keep of CPython for each of its stacks, but does not.
+
+   uGreen runs each request on a C stack of its own, all of them in one thread
+   and with that thread's PyThreadState. When it goes from one to another,
+   uWSGI's Python plugin saves and restores the frame and the recursion depth
+   (its functions uwsgi_python_suspend() and uwsgi_python_resume()), as was
+   enough for Python 2. The memory in which Python 3.11 and later put frames,
+   the exceptions being handled and the context variables are left as they are:
+   two requests write over each other's frames, and the worker crashes. From
+   2.0.28 on uWSGI also uses the GIL always, and waits for ever for the one that
+   the request it has suspended holds.
+
+   So install() puts functions around the two that see to the rest. They are
+   called at each change of stacks, whoever caused it: psycogreen, the
+   application, or uWSGI itself that reads a request's body. */
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* RTLD_DEFAULT */
+#endif
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <dlfcn.h>
+
+typedef void (*hook)(void *request);
+
+/* uWSGI's own functions, and the one that tells which request it runs. */
+static hook uwsgi_suspend, uwsgi_resume;
+static void *(*uwsgi_current)(void);
+
+/* Whether a request gives the GIL back while it is suspended. */
+static int uses_gil;
+
+static PyThreadState *thread;
+
+/* The context variables with which each request begins. */
+static PyObject *first_context;
+
+/* The request that runs; NULL on the main stack. */
+static void *running;
+
+typedef struct Core {
+    void *request; /* uWSGI's struct, the same for all requests of an async core */
+    struct Core *next;
+    int suspended;
+    int gave_gil;
+    /* While it is suspended, its part of the PyThreadState; while it runs, an
+       unused one for those who run when it is suspended the next time. */
+    _PyErr_StackItem exc_state;
+    _PyErr_StackItem *exc_info;
+    PyObject *context;
+#if PY_VERSION_HEX >= 0x030B0000
+    _PyStackChunk *datastack_chunk;
+    PyObject **datastack_top;
+    PyObject **datastack_limit;
+#else
+    CFrame *cframe;
+#endif
+} Core;
+
+#define BUCKETS 256
+static Core *cores[BUCKETS];
+
+static Core *find(void *request, int make)
+{
+    Core **bucket = &cores[((uintptr_t)request >> 6) % BUCKETS];
+    Core *core;
+    for (core = *bucket; core != NULL; core = core->next)
+        if (core->request == request)
+            return core;
+    if (!make)
+        return NULL;
+    core = calloc(1, sizeof(Core));
+    if (core == NULL)
+        Py_FatalError("psycogreen: no memory to suspend a request");
+    core->request = request;
+    core->exc_info = &thread->exc_state;
+#if PY_VERSION_HEX < 0x030B0000
+    core->cframe = &thread->root_cframe;
+#endif
+    core->next = *bucket;
+    return *bucket = core;
+}
+
+#define EXCHANGE(type, field) \
+    do { type kept = core->field; core->field = thread->field; thread->field = kept; } while (0)
+
+static void exchange(Core *core)
+{
+    EXCHANGE(_PyErr_StackItem, exc_state);
+    EXCHANGE(_PyErr_StackItem *, exc_info);
+    EXCHANGE(PyObject *, context);
+    thread->context_ver++; /* or ContextVar.get() answers from its cache */
+#if PY_VERSION_HEX >= 0x030B0000
+    EXCHANGE(_PyStackChunk *, datastack_chunk);
+    EXCHANGE(PyObject **, datastack_top);
+    EXCHANGE(PyObject **, datastack_limit);
+#else
+    EXCHANGE(CFrame *, cframe);
+#endif
+}
+
+/* Give a request that begins context variables of its own. */
+static void begin(void)
+{
+    PyObject *old = thread->context;
+    if (first_context == NULL) {
+        /* Those that were set while the application was loaded. */
+        first_context = old == NULL ? PyContext_New() : PyContext_Copy(old);
+        if (first_context == NULL)
+            PyErr_Clear();
+    }
+    thread->context = first_context == NULL ? NULL : PyContext_Copy(first_context);
+    if (thread->context == NULL)
+        PyErr_Clear();
+    thread->context_ver++;
+    Py_XDECREF(old);
+}
+
+static void suspend(void *request)
+{
+    PyGILState_STATE state;
+    int held;
+    Core *core;
+
+    if (request == NULL) { /* the main stack, before it goes to a request */
+        uwsgi_suspend(NULL);
+        running = uwsgi_current();
+        core = find(running, 0);
+        if (core == NULL || !core->suspended) {
+            state = PyGILState_Ensure();
+            begin();
+            PyGILState_Release(state);
+        }
+        return;
+    }
+    held = PyGILState_Check();
+    state = PyGILState_Ensure();
+    uwsgi_suspend(request);
+    core = find(request, 1);
+    core->suspended = 1;
+    exchange(core);
+    running = NULL;
+    PyGILState_Release(state);
+    core->gave_gil = uses_gil && held;
+    if (core->gave_gil)
+        PyEval_SaveThread();
+}
+
+static void resume(void *request)
+{
+    PyGILState_STATE state;
+    PyObject *unused;
+    Core *core;
+
+    if (request == NULL) { /* the main stack: a request was suspended or has ended */
+        running = NULL;
+        uwsgi_resume(NULL);
+        return;
+    }
+    core = find(request, 1);
+    if (core->gave_gil)
+        PyEval_RestoreThread(thread);
+    state = PyGILState_Ensure();
+    uwsgi_resume(request);
+    exchange(core);
+    core->suspended = 0;
+    running = request;
+    unused = core->context;
+    core->context = NULL;
+    Py_XDECREF(unused);
+    PyGILState_Release(state);
+}
+
+/* Return where in *plugin*, uWSGI's description of the Python plugin, *function* is; NULL if not just once. */
+static hook *slot(hook *plugin, hook function)
+{
+    hook *found = NULL;
+    int i;
+    /* The struct has about 50 members, most of them pointers to functions; these two are the 22nd and the next. */
+    for (i = 0; i < 40; i++)
+        if (plugin[i] == function) {
+            if (found != NULL)
+                return NULL;
+            found = &plugin[i];
+        }
+    return found;
+}
+
+PyDoc_STRVAR(install_doc,
+"install(gil)\n--\n\n"
+"Have uWSGI's Python plugin keep what CPython needs for each suspended request.\n\n"
+"Args:\n"
+"    gil: Whether uWSGI uses the GIL: its option enable-threads.\n\n"
+"Raises:\n"
+"    RuntimeError: This is not uWSGI with a Python plugin of a known form.");
+
+static PyObject *install(PyObject *self, PyObject *gil)
+{
+    hook *plugin, *suspend_slot, *resume_slot;
+
+    if (uwsgi_suspend != NULL)
+        Py_RETURN_NONE;
+    plugin = dlsym(RTLD_DEFAULT, "python_plugin");
+    uwsgi_current = (void *(*)(void))dlsym(RTLD_DEFAULT, "simple_current_wsgi_req");
+    uwsgi_suspend = (hook)dlsym(RTLD_DEFAULT, "uwsgi_python_suspend");
+    uwsgi_resume = (hook)dlsym(RTLD_DEFAULT, "uwsgi_python_resume");
+    suspend_slot = plugin && uwsgi_suspend ? slot(plugin, uwsgi_suspend) : NULL;
+    resume_slot = plugin && uwsgi_resume ? slot(plugin, uwsgi_resume) : NULL;
+    if (uwsgi_current == NULL || suspend_slot == NULL || resume_slot == NULL) {
+        uwsgi_suspend = NULL;
+        PyErr_SetString(PyExc_RuntimeError, "this is no uWSGI whose Python plugin is known to psycogreen");
+        return NULL;
+    }
+    uses_gil = PyObject_IsTrue(gil);
+    thread = PyThreadState_Get();
+    *suspend_slot = suspend;
+    *resume_slot = resume;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(core_doc,
+"core()\n--\n\n"
+"Return a number that stands for the async core whose request runs, or None outside of requests.");
+
+static PyObject *core(PyObject *self, PyObject *unused)
+{
+    if (running == NULL || PyThreadState_Get() != thread)
+        Py_RETURN_NONE;
+    return PyLong_FromVoidPtr(running);
+}
+
+static PyMethodDef methods[] = {
+    {"install", install, METH_O, install_doc},
+    {"core", core, METH_NOARGS, core_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT,
+    "psycogreen._ugreen",
+    "Keeping CPython's state for each of uGreen's stacks; see the source.",
+    -1,
+    methods,
+};
+
+PyMODINIT_FUNC PyInit__ugreen(void)
+{
+    return PyModule_Create(&module);
+}
