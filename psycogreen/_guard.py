@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import greenlet
 import psycopg2
 
+from psycogreen import _parked
 from psycogreen._loop import parked
 
 # The greenlets that use a connection without being in the wait callback, by
 # the id() of the connection. Weak, so that one whose hub is gone can go too.
-_occupants: dict[int, "weakref.ref[greenlet.greenlet]"] = {}
+_occupants: dict[int, "weakref.ref[Any]"] = {}
 
 
 def user(conn: Any) -> Any:
@@ -52,7 +52,7 @@ def occupied(conn: Any, what: str) -> Iterator[None]:
             says that *what* can't be used.
     """
     refuse(conn, what)
-    _occupants[id(conn)] = weakref.ref(greenlet.getcurrent())
+    _occupants[id(conn)] = weakref.ref(_parked.running())
     try:
         yield
     finally:

@@ -1,6 +1,7 @@
 """Who is inside the wait callback."""
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 try:
@@ -8,15 +9,24 @@ try:
 except ImportError:  # no hub that needs it can be there
     getcurrent = None
 
+# Tells which greenlet runs.
+running: Callable[[], Any] = getcurrent
+
 # The greenlets inside the wait callback, by the id() of their connection,
 # which lives as long as the entry. Weak references: the frames of a greenlet
 # whose hub is gone must be free to go too.
 _inside: dict[int, Any] = {}
 
 
+def ask(function: Callable[[], Any]) -> None:
+    """Have *function* tell which greenlet runs, where what waits is none but has its attributes."""
+    global running
+    running = function
+
+
 def enter(conn: Any) -> None:
     """Note that the running greenlet waits for *conn*."""
-    _inside[id(conn)] = weakref.ref(getcurrent())
+    _inside[id(conn)] = weakref.ref(running())
 
 
 def leave(conn: Any) -> None:
@@ -32,7 +42,7 @@ def parked(conn: Any) -> Any:
     """
     ref = _inside.get(id(conn))
     found = None if ref is None else ref()
-    return found if found is not None and _root(found) is _root(getcurrent()) else None
+    return found if found is not None and _root(found) is _root(running()) else None
 
 
 def _root(greenlet: Any) -> Any:

@@ -20,6 +20,9 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <dlfcn.h>
+#ifdef __linux__
+#include <sys/timerfd.h>
+#endif
 
 typedef void (*hook)(void *request);
 
@@ -27,9 +30,10 @@ typedef void (*hook)(void *request);
 static hook uwsgi_suspend, uwsgi_resume;
 static void *(*uwsgi_current)(void);
 
-/* Whether a request gives the GIL back while it is suspended. */
-static int uses_gil;
+/* The uwsgi module's functions. */
+static PyObject *wait_fd_read, *suspend_request;
 
+/* The one in which uWSGI runs all requests. */
 static PyThreadState *thread;
 
 /* The context variables with which each request begins. */
@@ -141,8 +145,9 @@ static void suspend(void *request)
     exchange(core);
     running = NULL;
     PyGILState_Release(state);
-    core->gave_gil = uses_gil && held;
-    if (core->gave_gil)
+    /* The application holds it, in uwsgi.suspend(); uWSGI's own functions have given it back. */
+    core->gave_gil = held;
+    if (held)
         PyEval_SaveThread();
 }
 
@@ -187,19 +192,23 @@ static hook *slot(hook *plugin, hook function)
 }
 
 PyDoc_STRVAR(install_doc,
-"install(gil)\n--\n\n"
+"install(uwsgi)\n--\n\n"
 "Have uWSGI's Python plugin keep what CPython needs for each suspended request.\n\n"
 "Args:\n"
-"    gil: Whether uWSGI uses the GIL: its option enable-threads.\n\n"
+"    uwsgi: The module, of a uWSGI with enable-threads.\n\n"
 "Raises:\n"
-"    RuntimeError: This is not uWSGI with a Python plugin of a known form.");
+"    RuntimeError: It is none whose plugin has a known form, or this is not its main interpreter.");
 
-static PyObject *install(PyObject *self, PyObject *gil)
+static PyObject *install(PyObject *self, PyObject *uwsgi)
 {
     hook *plugin, *suspend_slot, *resume_slot;
 
-    if (uwsgi_suspend != NULL)
+    if (thread != NULL)
         Py_RETURN_NONE;
+    if (PyGILState_GetThisThreadState() != PyThreadState_Get()) {
+        PyErr_SetString(PyExc_RuntimeError, "uGreen needs the main interpreter: set single-interpreter = true");
+        return NULL;
+    }
     plugin = dlsym(RTLD_DEFAULT, "python_plugin");
     uwsgi_current = (void *(*)(void))dlsym(RTLD_DEFAULT, "simple_current_wsgi_req");
     uwsgi_suspend = (hook)dlsym(RTLD_DEFAULT, "uwsgi_python_suspend");
@@ -207,11 +216,13 @@ static PyObject *install(PyObject *self, PyObject *gil)
     suspend_slot = plugin && uwsgi_suspend ? slot(plugin, uwsgi_suspend) : NULL;
     resume_slot = plugin && uwsgi_resume ? slot(plugin, uwsgi_resume) : NULL;
     if (uwsgi_current == NULL || suspend_slot == NULL || resume_slot == NULL) {
-        uwsgi_suspend = NULL;
-        PyErr_SetString(PyExc_RuntimeError, "this is no uWSGI whose Python plugin is known to psycogreen");
+        PyErr_SetString(PyExc_RuntimeError, "psycogreen does not know this uWSGI's Python plugin: pip install uwsgi");
         return NULL;
     }
-    uses_gil = PyObject_IsTrue(gil);
+    Py_XSETREF(wait_fd_read, PyObject_GetAttrString(uwsgi, "wait_fd_read"));
+    Py_XSETREF(suspend_request, PyObject_GetAttrString(uwsgi, "suspend"));
+    if (wait_fd_read == NULL || suspend_request == NULL)
+        return NULL;
     thread = PyThreadState_Get();
     *suspend_slot = suspend;
     *resume_slot = resume;
@@ -220,18 +231,64 @@ static PyObject *install(PyObject *self, PyObject *gil)
 
 PyDoc_STRVAR(core_doc,
 "core()\n--\n\n"
-"Return a number that stands for the async core whose request runs, or None outside of requests.");
+"Return a number that stands for the async core whose request runs, 0 on the main stack, None in another thread.");
 
 static PyObject *core(PyObject *self, PyObject *unused)
 {
-    if (running == NULL || PyThreadState_Get() != thread)
+    if (PyThreadState_Get() != thread)
         Py_RETURN_NONE;
     return PyLong_FromVoidPtr(running);
+}
+
+PyDoc_STRVAR(wait_doc,
+"wait(fd)\n--\n\n"
+"Suspend the running request until *fd* can be read.\n\n"
+"No signal handler runs in between, whose exception would leave *fd* registered.\n\n"
+"Raises:\n"
+"    OSError: uWSGI can't watch *fd*.");
+
+static PyObject *wait(PyObject *self, PyObject *fd)
+{
+    PyObject *registered = PyObject_CallFunctionObjArgs(wait_fd_read, fd, NULL);
+    if (registered == NULL)
+        return NULL;
+    Py_DECREF(registered);
+    return PyObject_CallFunctionObjArgs(suspend_request, NULL);
+}
+
+PyDoc_STRVAR(timer_doc,
+"timer(seconds)\n--\n\n"
+"Return a new descriptor that can be read once *seconds* have passed.\n\n"
+"Raises:\n"
+"    OSError: None is to be had.");
+
+static PyObject *timer(PyObject *self, PyObject *seconds)
+{
+#ifdef __linux__
+    struct itimerspec when = {{0, 0}, {0, 1}}; /* 0 would be never */
+    double left = PyFloat_AsDouble(seconds);
+    int fd;
+    if (left == -1 && PyErr_Occurred())
+        return NULL;
+    if (left > 0) {
+        when.it_value.tv_sec = (time_t)left;
+        when.it_value.tv_nsec = (long)((left - (time_t)left) * 1e9) | 1;
+    }
+    fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+    if (fd < 0 || timerfd_settime(fd, 0, &when, NULL) < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return PyLong_FromLong(fd);
+#else
+    PyErr_SetString(PyExc_NotImplementedError, "psycogreen knows uGreen on Linux alone");
+    return NULL;
+#endif
 }
 
 static PyMethodDef methods[] = {
     {"install", install, METH_O, install_doc},
     {"core", core, METH_NOARGS, core_doc},
+    {"wait", wait, METH_O, wait_doc},
+    {"timer", timer, METH_O, timer_doc},
     {NULL, NULL, 0, NULL},
 };
 
