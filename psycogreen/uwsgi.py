@@ -61,11 +61,11 @@ class _Core:
         self.parent = parent
         # The limit that the core is within; see _Timeout.
         self.timeout: _Timeout | None = None
-        self._epoll = select.epoll()
-        # It can always be read; see throw().
-        self._wake, end = os.pipe()
-        os.close(end)
         self._thrown: BaseException | None = None
+        self._epoll = select.epoll()
+        # Makes the instance ready, whatever else is in it.
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake, select.EPOLLIN)
 
     def wait(self, fd: int, flags: int, seconds: float | None) -> None:
         """Suspend the core, which is the running one, until *fd* is ready; *flags* are epoll's.
@@ -88,7 +88,7 @@ class _Core:
             while not ready and self._thrown is None:
                 _ugreen.wait(self._epoll.fileno())
                 _hub.call_those_due()
-                ready = [number for number, _ in self._epoll.poll(0)]
+                ready = [number for number, _ in self._epoll.poll(0) if number != self._wake]
         finally:
             if timer is not None:
                 os.close(timer)
@@ -96,7 +96,7 @@ class _Core:
                 self._epoll.unregister(fd)
             thrown, self._thrown = self._thrown, None
             if thrown is not None:
-                self._epoll.unregister(self._wake)
+                self._calm()
         if thrown is not None:
             raise thrown
         if fd not in ready:
@@ -104,9 +104,20 @@ class _Core:
 
     def throw(self, exc: BaseException) -> None:
         """Have *exc* raised where the core waits."""
-        if self._thrown is None:
-            self._epoll.register(self._wake, select.EPOLLIN)
         self._thrown = exc
+        os.eventfd_write(self._wake, 1)
+
+    def pause(self) -> None:
+        """Suspend the core, which is the running one, for one round of uWSGI's loop."""
+        os.eventfd_write(self._wake, 1)
+        try:
+            _ugreen.wait(self._epoll.fileno())
+        finally:
+            self._calm()
+
+    def _calm(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
 
 
 class _Timeout(BaseException):
@@ -208,7 +219,9 @@ class _Uwsgi:
             self._calling = False
 
     def pause(self) -> None:
-        uwsgi.suspend()
+        core = self.current()
+        assert core is not None
+        core.pause()
         self.call_those_due()
 
     def start_thread(self, fn: Callable[..., object], *args: Any) -> None:
