@@ -14,12 +14,10 @@
    called at each change of stacks, whoever caused it: psycogreen, the
    application, or uWSGI itself that reads a request's body. */
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* RTLD_DEFAULT */
-#endif
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include <Python.h> /* first: it defines _GNU_SOURCE, for RTLD_DEFAULT */
+
 #include <dlfcn.h>
+
 #ifdef __linux__
 #include <sys/timerfd.h>
 #endif

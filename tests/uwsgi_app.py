@@ -12,6 +12,7 @@ import psycopg2
 import uwsgi
 from psycopg2 import extensions
 
+import psycogreen
 from psycogreen.uwsgi import make_psycopg_green, uwsgi_wait_callback
 
 make_psycopg_green()
@@ -103,15 +104,17 @@ def state():
 
 def body():
     """Reads the request's body, for which uWSGI itself suspends the request."""
-    return f"{len(current['wsgi.input'].read())} bytes {query('SELECT 1')}"
+    read = current["wsgi.input"].read()
+    return f"{read.decode()} {query('SELECT 1')}"
 
 
 def share():
     """Sits in a query on a connection that the others know."""
     global shared
-    shared = psycopg2.connect(DSN, application_name="shared")
+    seconds = float(current["QUERY_STRING"])
+    shared = psycopg2.connect(DSN)
     with shared.cursor() as cur:
-        cur.execute("SELECT pg_sleep(%s)", (float(current["QUERY_STRING"]),))
+        cur.execute("SELECT pg_sleep(%s)", (seconds,))
     shared.close()
     return "shared"
 
@@ -199,13 +202,21 @@ def large_object():
     return page
 
 
-def kinds():
-    """How the wait callback that is green compares to the one alone."""
-    return type(psycopg2.connect(DSN)).__name__
-
-
-def switches():
+def at_load():
     return loaded
+
+
+def loop():
+    return psycogreen.implementation
+
+
+def is_shared():
+    """Tells whether a request sits in its query on the connection."""
+    return str(shared is not None and shared.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE)
+
+
+def descriptors():
+    return str(len(os.listdir("/proc/self/fd")))
 
 
 # Of the request that runs: set before its page, which must look at it before it waits.
