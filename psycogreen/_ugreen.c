@@ -208,6 +208,8 @@ static PyObject *install(PyObject *self, PyObject *uwsgi)
         return NULL;
     }
     plugin = dlsym(RTLD_DEFAULT, "python_plugin");
+    if (plugin == NULL) /* a plugin in a file of its own, as Debian has it */
+        plugin = dlsym(RTLD_DEFAULT, "python" Py_STRINGIFY(PY_MAJOR_VERSION) Py_STRINGIFY(PY_MINOR_VERSION) "_plugin");
     uwsgi_current = (void *(*)(void))dlsym(RTLD_DEFAULT, "simple_current_wsgi_req");
     uwsgi_suspend = (hook)dlsym(RTLD_DEFAULT, "uwsgi_python_suspend");
     uwsgi_resume = (hook)dlsym(RTLD_DEFAULT, "uwsgi_python_resume");
