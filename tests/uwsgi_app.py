@@ -83,7 +83,7 @@ def state():
         with conn.cursor() as cur:
             for n in range(3):
                 cur.execute("SELECT %s, pg_sleep(random() / 100)", (n,))
-                deep(int(time.monotonic() * 1e6) % 50, me)
+                deep(int(time.monotonic() * 1e6) % 300, me)
                 yield cur.fetchone()[0]
 
     assert request.get() == "none"
@@ -96,7 +96,7 @@ def state():
             assert len(set(three)) == 1
             assert sys.exc_info()[1] is exc
             assert request.get() is me
-            deep(int(time.monotonic() * 1e6) % 50, me)
+            deep(int(time.monotonic() * 1e6) % 300, me)
     assert sys.exc_info() == (None, None, None)
     conn.close()
     return "kept"
@@ -111,12 +111,9 @@ def body():
 def share():
     """Sits in a query on a connection that the others know."""
     global shared
-    seconds = float(current["QUERY_STRING"])
     shared = psycopg2.connect(DSN)
     with shared.cursor() as cur:
-        cur.execute("SELECT pg_sleep(%s)", (seconds,))
-    shared.close()
-    return "shared"
+        cur.execute("SELECT pg_sleep(60)")
 
 
 def execute():
@@ -177,7 +174,7 @@ def limited():
     started = time.monotonic()
     try:
         with conn.cursor() as cur:
-            cur.execute("SELECT pg_sleep(20)")
+            cur.execute("SELECT pg_sleep(60)")
     finally:
         extensions.set_wait_callback(uwsgi_wait_callback)
         took = time.monotonic() - started
