@@ -126,13 +126,14 @@ static void suspend(void *request)
 
     if (request == NULL) { /* the main stack, before it goes to a request */
         uwsgi_suspend(NULL);
-        running = uwsgi_current();
-        core = find(running, 0);
+        request = uwsgi_current();
+        core = find(request, 0);
         if (core == NULL || !core->suspended) {
             state = PyGILState_Ensure();
-            begin();
+            begin(); /* which may run finalizers, still on the main stack */
             PyGILState_Release(state);
         }
+        running = request;
         return;
     }
     held = PyGILState_Check();

@@ -12,6 +12,7 @@ import _thread
 import contextlib
 import os
 import select
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -339,6 +340,9 @@ def _check() -> None:
         )
     if getcurrent is None:
         raise ImportError("psycogreen.uwsgi needs greenlet: pip install psycogreen[uwsgi]")
+    if sys.version_info >= (3, 14):
+        # It compares the stack pointer with the bounds of the thread's own stack.
+        raise RuntimeError("uGreen can't run CPython 3.14 and later: set gevent = 20 and use psycogreen.gevent")
     if _ugreen is None:
         raise RuntimeError(
             "uGreen needs psycogreen's compiled modules, and they are not here:"

@@ -213,8 +213,9 @@ class TestRefusal:
     def test_gevent(self, refusal):
         assert "use psycogreen.gevent.make_psycopg_green()" in refusal(gevent=b"20")
 
-    def test_no_green_threads(self, refusal):
-        assert "set async = 20, ugreen = true, ugreen-stacksize = 512" in refusal()
+    @pytest.mark.parametrize("options", [{}, {"greenlet": True}])  # with that engine the GIL is never given back
+    def test_no_green_threads(self, refusal, options):
+        assert "set async = 20, ugreen = true, ugreen-stacksize = 512" in refusal(**options)
 
     def test_no_async_mode(self, refusal):
         assert "set async = 20" in refusal(cores=1, ugreen=True, ugreen_stacksize=b"512")
