@@ -3,11 +3,11 @@
 uWSGI runs each request on an async core, which with uGreen is a C stack. To
 wait is to register a descriptor and to suspend: uWSGI's loop runs other cores,
 and resumes this one when the descriptor can be read. CPython needs some help
-with that, see ``_ugreen.c``. uGreen patches nothing: a lock of the standard
-library that is held over a query stops whoever asks for it, and the worker.
-
-Nobody can throw an exception into a core, so what
+with that, see ``_ugreen.c``. Nobody can throw an exception into a core, so what
 would (a timeout, a close() in another request) wakes it, and it raises.
+
+uGreen patches nothing: a lock of the standard library that is held over a query
+stops whoever asks for it, and with it the worker.
 """
 
 import _socket
