@@ -2,7 +2,7 @@
 
 See uwsgi.ini for how to run it. uWSGI ends workers in async mode without
 waiting for their requests, also where it calls that graceful (SIGHUP). The
-handler below has each worker come to the end of its requests before.
+thread below has each worker come to the end of its requests before.
 """
 
 import io
@@ -37,8 +37,11 @@ def application(environ, start_response):
     return [page.getvalue()]
 
 
-def reload(signum):
-    """Accept nothing more, and end once all requests are answered; uWSGI then starts the worker anew."""
+def reload_when_touched():
+    """Wait until this file is touched; then accept nothing more, and end when all requests are answered."""
+    loaded = os.stat(__file__).st_mtime
+    while os.stat(__file__).st_mtime == loaded:
+        time.sleep(0.5)
     for number in os.listdir("/proc/self/fd"):
         if os.path.realpath(f"/proc/self/fd/{number}").endswith("[eventpoll]"):
             with open(f"/proc/self/fdinfo/{number}") as info:
@@ -47,13 +50,10 @@ def reload(signum):
                 with select.epoll.fromfd(os.dup(int(number))) as loop:
                     for listening in uwsgi.sockets:
                         loop.unregister(listening)
-    threading.Thread(target=end, daemon=True).start()
-
-
-def end():
+    time.sleep(0.1)  # for one that was being accepted
     while uwsgi.workers()[uwsgi.worker_id() - 1]["status"] != b"idle":
-        time.sleep(0.05)
-    os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGHUP)  # uWSGI starts the worker anew
 
 
-uwsgi.register_signal(17, "workers", reload)
+threading.Thread(target=reload_when_touched, daemon=True).start()
