@@ -7,14 +7,14 @@ bin = $(VENV)/bin
 bench_bin = .venvs/bench/bin
 pip = $(bin)/python -m pip -qq --disable-pip-version-check
 bench_pip = $(bench_bin)/python -m pip -qq --disable-pip-version-check
-sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx)
+sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx psycogreen/*.c)
 
 .PHONY: demo test test-core test-all bench bench-check lint dist clean
 
 demo: $(VENV)/demo-installed
 	@$(bin)/python tests/demo.py
 
-test: $(VENV)/dev-installed .venvs/gunicorn-25/installed
+test: $(VENV)/dev-installed .venvs/gunicorn-25/installed $(VENV)/uwsgi-installed
 	$(bin)/python tests/run_matrix.py
 
 # The short part of the suite that CI runs on the other versions of Python.
@@ -60,6 +60,11 @@ $(VENV)/dev-installed: $(VENV)/pip-installed $(sources)
 # The last gunicorn that has an eventlet worker, beside the newest in $(VENV).
 .venvs/gunicorn-25/installed: $(VENV)/pip-installed
 	$(pip) install --upgrade --no-deps --target $(@D) 'gunicorn<26'
+	@touch $@
+
+# Compiled, which takes half a minute; pip keeps the result for other checkouts.
+$(VENV)/uwsgi-installed: $(VENV)/pip-installed
+	$(pip) install uwsgi==2.0.31
 	@touch $@
 
 # The figures depend on the versions of what is measured, so these are pinned.

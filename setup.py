@@ -40,6 +40,7 @@ def extensions():
             optional=True,
         ),
         Extension("psycogreen._copyrows", ["psycogreen/_copyrows.pyx"], optional=True),
+        Extension("psycogreen._ugreen", ["psycogreen/_ugreen.c"], optional=True),
     ]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import greenlet
 import psycopg2
 
+from psycogreen import _parked
 from psycogreen._hub import Hub
 from psycogreen._libpq import libpq
 from psycogreen._park import POLL_READ, POLL_WRITE, wait_in_thread
@@ -54,7 +55,7 @@ def cancel(conn: Any, hub: Hub) -> None:
     current = hub.current()
     if current is None:
         request.finish(functools.partial(wait_in_thread, hub), None)
-    elif greenlet.getcurrent() is hub.greenlet(current):
+    elif _parked.running() is hub.greenlet(current):
         _leave(request, hub)
     else:
         request.finish(hub.wait, None)
@@ -75,10 +76,10 @@ def cancel_and_abandon(conn: Any, hub: Hub) -> None:
 
 
 def _leave(request: "_Request", hub: Hub) -> None:
-    """Let the hub of this thread finish *request*, or a native thread if it has none."""
+    """Let the hub of this thread finish *request*, or a native thread where no greenlet can."""
     _pending.add(request)
     current = hub.current()
-    if current is not None:
+    if current is not None and isinstance(hub.greenlet(current), greenlet.greenlet):
         # The hub starts the greenlet, so that it is the hub to which it returns.
         hub.call_soon(current, lambda: greenlet.greenlet(_finish).switch(request, hub.wait, PATIENCE))
     else:

@@ -10,11 +10,10 @@ import functools
 from types import TracebackType
 from typing import Any, ClassVar
 
-import greenlet
 import psycopg2
 from psycopg2 import extensions
 
-from psycogreen import _cancel
+from psycogreen import _cancel, _parked
 from psycogreen._connecting import Connecting
 from psycogreen._cursor import DefaultCursor, GreenCursor
 from psycogreen._green import brought, green_factory
@@ -110,7 +109,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
         Raises:
             psycopg2.ProgrammingError: Another greenlet waits in a query.
         """
-        if user(self) is not greenlet.getcurrent():
+        if user(self) is not _parked.running():
             refuse(self, "poll")
         state: int = super().poll()
         return state
@@ -120,7 +119,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
         hub = self._green_hub
         while (other := user(self)) is not None:
             current = hub.current()
-            here = greenlet.getcurrent()
+            here = _parked.running()
             if current is None:
                 refuse(self, "close")  # a signal handler or __del__ within the wait for the query
             elif here is hub.greenlet(current):
@@ -134,7 +133,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
                 hub.pause()
         super().close()
 
-    def _green_evict(self, other: greenlet.greenlet) -> None:
+    def _green_evict(self, other: Any) -> None:
         """Have *other* leave its query; in the hub's greenlet."""
         if user(self) is other:
             self._green_evicted = True

@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import greenlet
-
+from psycogreen import _parked
 from psycogreen._loop import parked
-from psycogreen._parked import refusal
 
 # The greenlets that use a connection without being in the wait callback, by
 # the id() of the connection. Weak, so that one whose hub is gone can go too.
-_occupants: dict[int, "weakref.ref[greenlet.greenlet]"] = {}
+_occupants: dict[int, "weakref.ref[Any]"] = {}
 
 
 def user(conn: Any) -> Any:
@@ -36,7 +34,7 @@ def refuse(conn: Any, what: str) -> None:
         psycopg2.ProgrammingError: One does.
     """
     if user(conn) is not None:
-        raise refusal(what)
+        raise _parked.refusal(what)
 
 
 @contextmanager
@@ -51,7 +49,7 @@ def occupied(conn: Any, what: str) -> Iterator[None]:
     """
     refuse(conn, what)
     key = id(conn)
-    _occupants[key] = weakref.ref(greenlet.getcurrent())
+    _occupants[key] = weakref.ref(_parked.running())
     try:
         yield
     finally:

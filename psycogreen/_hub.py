@@ -47,7 +47,7 @@ class Hub(Protocol):
         """
 
     def greenlet(self, hub: Any) -> Any:
-        """Return the greenlet in which *hub* runs its callbacks."""
+        """Return the greenlet in which *hub* runs its callbacks, or what stands for it where none is."""
 
     def call_soon(self, hub: Any, fn: Callable[..., object], *args: Any) -> None:
         """Have *hub* call *fn* in its own greenlet, in the next round of its loop."""

@@ -1,6 +1,7 @@
 """Who is inside the wait callback."""
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 try:
@@ -8,10 +9,19 @@ try:
 except ImportError:  # no hub that needs it can be there
     getcurrent = None
 
+# Tells which greenlet runs.
+running: Callable[[], Any] = getcurrent
+
 # The greenlets inside the wait callback, by the id() of their connection,
 # which lives as long as the entry. Weak references: the frames of a greenlet
 # whose hub is gone must be free to go too.
 inside: dict[int, Any] = {}
+
+
+def ask(function: Callable[[], Any]) -> None:
+    """Have *function* tell which greenlet runs, where what waits is none but has its attributes."""
+    global running
+    running = function
 
 
 def enter(conn: Any) -> None:
@@ -21,9 +31,9 @@ def enter(conn: Any) -> None:
         psycopg2.ProgrammingError: Another one does. The first of two to poll
             would take the other's answer.
     """
-    if id(conn) in inside and parked(conn) not in (None, getcurrent()):
+    if id(conn) in inside and parked(conn) not in (None, running()):
         raise refusal("the wait callback")
-    inside[id(conn)] = weakref.ref(getcurrent())
+    inside[id(conn)] = weakref.ref(running())
 
 
 def parked(conn: Any) -> Any:
@@ -34,7 +44,7 @@ def parked(conn: Any) -> Any:
     """
     ref = inside.get(id(conn))
     found = None if ref is None else ref()
-    return found if found is not None and _root(found) is _root(getcurrent()) else None
+    return found if found is not None and _root(found) is _root(running()) else None
 
 
 def refusal(what: str) -> Exception:

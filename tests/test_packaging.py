@@ -54,7 +54,7 @@ def test_sdist_holds_the_sources(dist):
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"psycogreen/_waitloop.pyx", "setup.py", "pyproject.toml", "LICENSE", "Makefile"} <= names
     assert "tests/test_packaging.py" in names
-    assert not [name for name in names if name.endswith((".c", ".so", ".pyc"))]
+    assert {name for name in names if name.endswith((".c", ".so", ".pyc"))} == {"psycogreen/_ugreen.c"}
 
 
 def test_wheel_holds_the_package_and_nothing_else(dist):
@@ -62,7 +62,8 @@ def test_wheel_holds_the_package_and_nothing_else(dist):
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     expected = {f"psycogreen/{path.name}" for path in (ROOT / "psycogreen").glob("*.py*")}
     expected = {name for name in expected if name.endswith((".py", ".pyi"))}
-    expected |= {f"psycogreen/{path.stem}{suffix}" for path in (ROOT / "psycogreen").glob("*.pyx")}
+    compiled = [*(ROOT / "psycogreen").glob("*.pyx"), *(ROOT / "psycogreen").glob("*.c")]
+    expected |= {f"psycogreen/{path.stem}{suffix}" for path in compiled}
     expected.add("psycogreen/py.typed")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name for name in names if ".dist-info/" not in name} == expected
@@ -76,7 +77,7 @@ def test_metadata(dist):
     assert metadata["Version"] == psycogreen.__version__
     assert metadata["License-Expression"] == "BSD-3-Clause"
     assert metadata["Requires-Python"] == ">=3.10"
-    assert sorted(metadata.get_all("Provides-Extra")) == ["binary", "eventlet", "gevent"]
+    assert sorted(metadata.get_all("Provides-Extra")) == ["binary", "eventlet", "gevent", "uwsgi"]
     # Users choose psycopg2 or psycopg2-binary, and their hub.
     assert all("extra ==" in requirement for requirement in metadata.get_all("Requires-Dist"))
     run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)

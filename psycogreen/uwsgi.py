@@ -1,0 +1,353 @@
+"""psycopg2 on uWSGI's own green threads: uGreen.
+
+uWSGI runs each request on an async core, which with uGreen is a C stack. To
+wait is to register a descriptor and to suspend: uWSGI's loop runs other cores,
+and resumes this one when the descriptor can be read. CPython needs some help
+with that, see ``_ugreen.c``. Nobody can throw an exception into a core, so what
+would (a timeout, a close() in another request) wakes it, and it raises.
+
+uGreen patches nothing: a lock of the standard library that is held over a query
+stops whoever asks for it, and with it the worker.
+"""
+
+import _socket
+import _thread
+import contextlib
+import os
+import select
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from psycogreen import _parked
+from psycogreen._loop import wait_callback
+from psycogreen._park import POLL_READ
+from psycogreen._patch import register
+
+# What is missing is told by make_psycopg_green().
+try:
+    import uwsgi
+except ImportError:
+    uwsgi = None
+try:
+    from greenlet import getcurrent
+except ImportError:
+    getcurrent = None
+try:
+    from psycogreen import _ugreen
+except ImportError:
+    _ugreen = None  # type: ignore[assignment]
+
+__all__ = ["make_psycopg_green", "patch_psycopg", "uwsgi_wait_callback"]
+
+# The smallest stack, in bytes, in which CPython comes to its recursion limit
+# before the stack ends, and with it the worker.
+STACK = 1 << 20
+
+
+class _Main:
+    """The stack on which uWSGI's loop runs, and the signal handlers registered with uWSGI."""
+
+    parent = None
+
+
+class _Core:
+    """An async core, in the place of what is a greenlet elsewhere.
+
+    uWSGI's loop closes descriptors of its own accord if several of a core's
+    become ready at once. So it gets to see only one, for each core the same:
+    an epoll instance with what the core waits for.
+    """
+
+    def __init__(self, parent: _Main) -> None:
+        self.parent = parent
+        # The limit that the core is within; see _Timeout.
+        self.timeout: _Timeout | None = None
+        self._thrown: BaseException | None = None
+        self._epoll = select.epoll()
+        # Makes the instance ready, whatever else is in it.
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake, select.EPOLLIN)
+
+    def wait(self, fd: int, flags: int, seconds: float | None) -> None:
+        """Suspend the core, which is the running one, until *fd* is ready; *flags* are epoll's.
+
+        Raises:
+            TimeoutError: It took longer than *seconds*; None is no limit.
+            _Timeout: The one that the core is in ended first.
+            BaseException: What was thrown.
+        """
+        ended: BaseException = TimeoutError("timed out")
+        if self.timeout is not None and (seconds is None or self.timeout.left() < seconds):
+            seconds, ended = self.timeout.left(), self.timeout
+        ready: list[int] = []
+        self._epoll.register(fd, flags)
+        timer = None
+        try:
+            if seconds is not None:
+                timer = _ugreen.timer(seconds)
+                self._epoll.register(timer, select.EPOLLIN)
+            while not ready and self._thrown is None:
+                _ugreen.wait(self._epoll.fileno())
+                _hub.call_those_due()
+                ready = [number for number, _ in self._epoll.poll(0) if number != self._wake]
+        finally:
+            if timer is not None:
+                os.close(timer)
+            with contextlib.suppress(OSError):  # closed by whoever had it
+                self._epoll.unregister(fd)
+            thrown, self._thrown = self._thrown, None
+            if thrown is not None:
+                self._calm()
+        if thrown is not None:
+            raise thrown
+        if fd not in ready:
+            raise ended
+
+    def throw(self, exc: BaseException) -> None:
+        """Have *exc* raised where the core waits."""
+        self._thrown = exc
+        os.eventfd_write(self._wake, 1)
+
+    def pause(self) -> None:
+        """Suspend the core, which is the running one, for one round of uWSGI's loop."""
+        os.eventfd_write(self._wake, 1)
+        try:
+            _ugreen.wait(self._epoll.fileno())
+        finally:
+            self._calm()
+
+    def _calm(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+
+
+class _Timeout(BaseException):
+    """A context manager, in which a wait of the core raises it once *seconds* have passed."""
+
+    def __init__(self, core: _Core, seconds: float) -> None:
+        self._core = core
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._end = time.monotonic() + self._seconds
+        self._core.timeout = self
+
+    def __exit__(self, *exc: object) -> None:
+        self._core.timeout = None
+
+    def left(self) -> float:
+        """Return the seconds until it ends."""
+        return max(0, self._end - time.monotonic())
+
+
+class _Uwsgi:
+    """What the wait loop needs of uWSGI."""
+
+    def __init__(self) -> None:
+        self._main = _Main()
+        # By uWSGI's number. As many as uWSGI's option async says.
+        self._cores: dict[int, _Core] = {}
+        # What is to be called on behalf of the main stack, which runs no
+        # Python of ours: the core that goes on first does it.
+        self._due: list[tuple[Callable[..., object], Any]] = []
+        self._calling = False
+
+    def running(self) -> Any:
+        """Return what runs in this thread: a core, the main stack, or a greenlet of another thread."""
+        number = _ugreen.core()
+        if number is None:
+            return getcurrent()
+        return self._core(number) if number and not self._calling else self._main
+
+    def _core(self, number: int) -> _Core:
+        core = self._cores.get(number)
+        if core is None:
+            core = self._cores[number] = _Core(self._main)
+        return core
+
+    def current(self) -> _Core | None:
+        number = _ugreen.core()
+        return self._core(number) if number else None
+
+    def _wait(self, fd: int, flags: int, timeout: float | None) -> None:
+        core = self.current()
+        assert core is not None
+        core.wait(fd, flags, timeout)
+
+    def wait_read(self, fd: int, timeout: float) -> None:
+        self._wait(fd, select.EPOLLIN, self.limit(timeout))
+
+    def wait_write(self, fd: int, timeout: float) -> None:
+        self._wait(fd, select.EPOLLOUT, self.limit(timeout))
+
+    def wait_either(self, fd: int, timeout: float) -> None:
+        self._wait(fd, select.EPOLLIN | select.EPOLLOUT, self.limit(timeout))
+
+    def limit(self, timeout: float) -> float | None:
+        return None if timeout < 0 else timeout
+
+    def poll(self) -> Any:
+        return select.poll()
+
+    def wait(self, fd: int, state: int, seconds: float | None) -> None:
+        self._wait(fd, select.EPOLLIN if state == POLL_READ else select.EPOLLOUT, seconds)
+
+    def timeout(self, seconds: float) -> _Timeout:
+        core = self.current()
+        assert core is not None
+        return _Timeout(core, seconds)
+
+    def getaddrinfo(self, host: str) -> list[Any]:
+        found: list[Any] = self.in_thread(lambda: _socket.getaddrinfo(host, None, type=_socket.SOCK_STREAM))
+        return found
+
+    def call_soon(self, hub: _Core, fn: Callable[..., object], *args: Any) -> None:
+        self._due.append((fn, args))
+
+    def call_those_due(self) -> None:
+        """Call what is due, as if on the main stack."""
+        if self._calling:
+            return
+        self._calling = True
+        try:
+            due, self._due = self._due, []
+            for fn, args in due:
+                try:
+                    fn(*args)
+                except Exception:
+                    traceback.print_exc()  # it is nothing of this core's
+        finally:
+            self._calling = False
+
+    def pause(self) -> None:
+        core = self.current()
+        assert core is not None
+        core.pause()
+        self.call_those_due()
+
+    def start_thread(self, fn: Callable[..., object], *args: Any) -> None:
+        _thread.start_new_thread(fn, args)
+
+    def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+        ended, end = os.pipe()
+        outcome: list[Any] = []
+
+        def run() -> None:
+            try:
+                outcome.extend((fn(*args), None))
+            except BaseException as exc:
+                outcome.extend((None, exc))
+            finally:
+                os.close(end)
+
+        try:
+            try:
+                self.start_thread(run)
+            except BaseException:
+                os.close(end)
+                raise
+            self.wait(ended, POLL_READ, None)
+        finally:
+            os.close(ended)
+        result, exc = outcome
+        if exc is not None:
+            raise exc
+        return result
+
+    def greenlet(self, hub: _Core) -> _Main:
+        return self._main
+
+
+_hub = _Uwsgi()
+
+
+@wait_callback(_hub)
+def uwsgi_wait_callback(conn: Any, timeout: float = -1) -> None:
+    """Wait until psycopg2's connection *conn* is done; let other requests run.
+
+    psycopg2 calls it: see "Support for coroutine libraries" in its
+    documentation. Outside of requests (while the application is loaded, in
+    uWSGI's signal handlers and timers, in native threads) it waits without
+    letting others run.
+
+    Args:
+        conn: The connection that waits.
+        timeout: Seconds that each single wait for the server may take, -1
+            for no limit. Use it through ``functools.partial``.
+
+    Raises:
+        TimeoutError: A wait took longer than *timeout*.
+        psycopg2.Error: The query, the connection or the poll failed.
+    """
+
+
+def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
+    """Make psycopg2 cooperate with uWSGI's uGreen, for the whole process.
+
+    Call it where the application is loaded. Undo it with
+    ``psycopg2.extensions.set_wait_callback(None)``.
+
+    Args:
+        connections: Have ``psycopg2.connect()`` hand out connections that no
+            call on them can make stop the worker. False registers the wait
+            callback alone.
+        cancel: Have the server cancel the query of such a connection when an
+            exception ends the wait for it.
+
+    Raises:
+        ImportError: psycopg2 is not installed or has no wait callbacks; this
+            is not uWSGI.
+        RuntimeError: uWSGI's options are not such that this can work; the
+            message says what to do.
+    """
+    _check()
+    _ugreen.install(uwsgi)
+    _parked.ask(_hub.running)
+    register(uwsgi_wait_callback, _hub, connections, cancel)
+
+
+patch_psycopg = make_psycopg_green
+
+
+def _check() -> None:
+    """See to it that uWSGI runs as it has to.
+
+    Raises:
+        ImportError, RuntimeError: See make_psycopg_green().
+    """
+    if uwsgi is None:
+        raise ImportError(
+            "psycogreen.uwsgi works only inside uWSGI, whose module 'uwsgi' is not here:"
+            " make psycopg2 green where uWSGI loads the application"
+        )
+    options = uwsgi.opt
+    if "gevent" in options:
+        raise RuntimeError("uWSGI runs gevent: use psycogreen.gevent.make_psycopg_green()")
+    if "ugreen" not in options:
+        raise RuntimeError(
+            "uWSGI runs no green threads that psycogreen.uwsgi knows:"
+            " set async = 20, ugreen = true, ugreen-stacksize = 512, or gevent = 20 and use psycogreen.gevent"
+        )
+    if uwsgi.cores < 2:
+        raise RuntimeError("uWSGI's option ugreen does nothing without async: set async = 20, or more")
+    if not uwsgi.has_threads:
+        raise RuntimeError("psycogreen needs native threads for what can only block: set enable-threads = true")
+    stack = int(options.get("ugreen-stacksize", 0)) * os.sysconf("SC_PAGE_SIZE") or 256 * 1024  # uWSGI's default
+    if stack < STACK:
+        raise RuntimeError(
+            f"uGreen's stacks have {stack // 1024} kB, which Python code can overflow, by which the worker crashes:"
+            " set ugreen-stacksize = 512 (in pages)"
+        )
+    if getcurrent is None:
+        raise ImportError("psycogreen.uwsgi needs greenlet: pip install psycogreen[uwsgi]")
+    if sys.version_info >= (3, 14):
+        # It compares the stack pointer with the bounds of the thread's own stack.
+        raise RuntimeError("uGreen can't run CPython 3.14 and later: set gevent = 20 and use psycogreen.gevent")
+    if _ugreen is None:
+        raise RuntimeError(
+            "uGreen needs psycogreen's compiled modules, and they are not here:"
+            " install psycogreen where there is a C compiler, or set gevent = 20 and use psycogreen.gevent"
+        )

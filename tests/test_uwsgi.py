@@ -1,0 +1,241 @@
+"""uWSGI: its green threads, uGreen, with psycogreen.uwsgi, and its gevent loop with psycogreen.gevent."""
+
+import re
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fix_servers import LOOPS, PATIENCE, ROOT, Server, wait_until
+
+import psycogreen.uwsgi
+
+pytestmark = pytest.mark.once
+
+UWSGI = Path(sys.executable).with_name("uwsgi")
+
+#: What both examples and the test's application are set to.
+AT_ONCE = 20
+
+PAGE = re.compile(r"worker,backend\n(\d+),(\d+)\n")
+
+
+@pytest.fixture(scope="module")
+def command():
+    """How uWSGI is started, by an example's folder name or with options."""
+    if not UWSGI.exists():
+        pytest.skip("no uWSGI: make .venv/uwsgi-installed")
+    return [str(UWSGI), "--virtualenv", sys.prefix, "--http-socket", "127.0.0.1:{port}"]
+
+
+def of_workers(server, loop):
+    """Return how many workers have said that psycopg2 is green there."""
+    return server.log().count(f"psycopg2 is green ({loop} loop)")
+
+
+def serves_at_once(server):
+    """Have 20 requests sit 0.3 s in PostgreSQL at once, in one process."""
+    server.ask()
+    started = time.monotonic()
+    pages = server.ask_at_once(AT_ONCE)
+    took = time.monotonic() - started
+    found = [PAGE.fullmatch(page).groups() for page in pages]
+    assert len({worker for worker, _ in found}) == 1
+    assert len({backend for _, backend in found}) == AT_ONCE
+    assert took < 1
+
+
+def reloads(server, loop, reload):
+    """Have a server under load reload, without losing a request."""
+    before = of_workers(server, loop)
+    clients = AT_ONCE - 4
+    with server.load(clients) as load:
+        wait_until(lambda: server.at_once() == clients)
+        reload()
+        server.wait_for(lambda: of_workers(server, loop) > before)
+        asked = len(load.pages)
+        wait_until(lambda: server.at_once() == clients)
+        wait_until(lambda: len(load.pages) >= asked + 2 * clients)
+    assert load.failures == []
+    assert len({PAGE.fullmatch(page)[1] for page in load.pages}) == 2
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+class TestExamples:
+    @pytest.fixture
+    def start(self, serve, command, loop, tmp_path):
+        """Serve an example, in a copy of its folder that a test may touch."""
+
+        def start(name):
+            folder = shutil.copytree(ROOT / "examples" / name, tmp_path / name)
+            return serve([*command, "uwsgi.ini"], folder, LOOPS[loop], ready="spawned uWSGI worker")
+
+        return start
+
+    def test_gevent(self, start, loop):
+        server = start("uwsgi_gevent")
+        serves_at_once(server)
+        reloads(server, loop, lambda: server.send_signal(signal.SIGHUP))
+        assert server.stop() == 0
+
+    def test_ugreen(self, start, loop, tmp_path):
+        server = start("uwsgi_ugreen")
+        serves_at_once(server)
+        reloads(server, loop, (tmp_path / "uwsgi_ugreen" / "app.py").touch)
+        assert server.stop() == 0
+
+
+@pytest.fixture(scope="module", params=LOOPS)
+def server(request, command, dsn):
+    """uWSGI with uwsgi_app.py."""
+    options = ["master", "async=20", "ugreen", "ugreen-stacksize=512", "die-on-term", "disable-logging"]
+    options = [*(f"--{option}" for option in options), "--module=uwsgi_app"]
+    server = Server([*command, *options], ROOT / "tests", LOOPS[request.param], dsn)
+    try:
+        server.wait_for(lambda: "spawned uWSGI worker" in server.log())
+        assert server.ask("/loop") == request.param
+        yield server
+        assert server.stop() == 0
+        assert "died" not in server.log()
+    finally:
+        server.kill()
+
+
+class TestUgreen:
+    """With an application that does more than the example."""
+
+    @pytest.fixture
+    def sharing(self, server):
+        """One request sits in a query, on a connection that the others know; yield its page to come."""
+        with ThreadPoolExecutor(1) as pool:
+            page = pool.submit(server.ask, "/share")
+            server.wait_for(lambda: server.ask("/is_shared") == "True")
+            yield page
+
+    def test_5000_requests(self, server):
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            pages = Counter(pool.map(server.ask, ["/select"] * 5000))
+        assert pages == {"selected": 5000}
+
+    def test_frames_exceptions_and_context_variables_are_each_requests_own(self, server):
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            pages = Counter(pool.map(server.ask, ["/state"] * 200))
+        assert pages == {"kept": 200}
+
+    def test_request_that_uwsgi_suspends(self, server):
+        """It does so while a request's body is under way."""
+        clients = []
+        for _ in range(5):
+            client = socket.create_connection(("127.0.0.1", server.port), PATIENCE)
+            client.sendall(b"POST /body HTTP/1.0\r\nContent-Length: 8\r\n\r\nhalf")
+            clients.append(client)
+        assert server.ask_at_once(10, "/state") == ["kept"] * 10
+        for client in clients:
+            client.sendall(b"half")
+        for client in clients:
+            with client, client.makefile("rb") as answer:
+                assert answer.read().endswith(b"\r\n\r\nhalfhalf 1")
+
+    def test_large_object(self, server):
+        assert server.ask("/large_object") == "100000 bytes"
+
+    def test_outside_of_requests(self, server):
+        assert server.ask("/at_load") == "loaded"
+        assert server.ask("/in_thread") == "threaded"
+
+    def test_connection_in_use(self, server, sharing):
+        refused = "ProgrammingError: commit cannot be used while another greenlet executes a query on this connection"
+        assert server.ask("/commit") == refused
+        assert server.ask("/on_main_stack") == refused
+        busy = "ProgrammingError: execute cannot be used while an asynchronous query is underway"
+        assert server.ask("/execute") == busy
+        assert not sharing.done()
+        assert server.ask("/cancel") == "canceled"
+        assert sharing.result().startswith("QueryCanceled: canceling statement due to user request")
+
+    def test_close(self, server, sharing):
+        assert server.ask("/close") == "closed 1"
+        assert sharing.result() == "InterfaceError: connection closed by another greenlet"
+        wait_until(lambda: server.sessions("SELECT pg_sleep(60)%") == 0)
+
+    def test_time_limit(self, server):
+        assert server.ask("/limited") == "TimeoutError: timed out"
+        wait_until(lambda: server.sessions("SELECT pg_sleep(60)%") == 0)
+
+    def test_connect_timeout(self, server):
+        with ThreadPoolExecutor(1) as pool:
+            page = pool.submit(server.ask, "/deaf")
+            assert server.ask_at_once(5, "/sleep") == ["slept"] * 5
+            assert not page.done()
+        assert page.result().startswith('OperationalError: connection to server at "localhost"')
+        assert page.result().endswith("timeout expired\n")
+
+    def test_nothing_is_left_behind(self, server):
+        """After time limits and clients that went away: no descriptor, no session, no core."""
+        server.ask_at_once(AT_ONCE, "/sleep")  # so that each core has what it keeps
+        before = server.ask("/descriptors")
+        for _ in range(3):
+            server.ask("/limited")
+        for _ in range(AT_ONCE):
+            with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
+                client.sendall(b"GET /sleep HTTP/1.0\r\n\r\n")
+        wait_until(lambda: server.ask("/descriptors") == before)
+        assert server.ask_at_once(AT_ONCE, "/sleep") == ["slept"] * AT_ONCE
+
+
+class TestRefusal:
+    @pytest.fixture
+    def refusal(self, monkeypatch):
+        """Return what make_psycopg_green() raises in a uWSGI with *options*."""
+
+        def refusal(cores=20, has_threads=1, compiled=True, **options):
+            options = {name.replace("_", "-"): value for name, value in options.items()}
+            fake = SimpleNamespace(opt=options, cores=cores, has_threads=has_threads)
+            monkeypatch.setattr(psycogreen.uwsgi, "uwsgi", fake)
+            if not compiled:
+                monkeypatch.setattr(psycogreen.uwsgi, "_ugreen", None)
+            with pytest.raises(RuntimeError) as caught:
+                psycogreen.uwsgi.make_psycopg_green()
+            return str(caught.value)
+
+        return refusal
+
+    def test_not_uwsgi(self):
+        with pytest.raises(ImportError, match="works only inside uWSGI"):
+            psycogreen.uwsgi.make_psycopg_green()
+
+    def test_gevent(self, refusal):
+        assert "use psycogreen.gevent.make_psycopg_green()" in refusal(gevent=b"20")
+
+    @pytest.mark.parametrize("options", [{}, {"greenlet": True}])  # with that engine the GIL is never given back
+    def test_no_green_threads(self, refusal, options):
+        assert "set async = 20, ugreen = true, ugreen-stacksize = 512" in refusal(**options)
+
+    def test_no_async_mode(self, refusal):
+        assert "set async = 20" in refusal(cores=1, ugreen=True, ugreen_stacksize=b"512")
+
+    def test_no_threads(self, refusal):
+        assert "set enable-threads = true" in refusal(has_threads=0, ugreen=True, ugreen_stacksize=b"512")
+
+    @pytest.mark.parametrize("options", [{}, {"ugreen_stacksize": b"64"}])
+    def test_small_stack(self, refusal, options):
+        told = refusal(ugreen=True, **options)
+        assert "have 256 kB" in told
+        assert "set ugreen-stacksize = 512" in told
+
+    def test_not_compiled(self, refusal):
+        told = refusal(compiled=False, ugreen=True, ugreen_stacksize=b"512")
+        assert "install psycogreen where there is a C compiler" in told
+
+    def test_program_of_unknown_form(self, refusal):
+        """Such as this one."""
+        if psycogreen.uwsgi._ugreen is None:
+            pytest.skip("psycogreen's compiled modules are not built")
+        told = refusal(ugreen=True, ugreen_stacksize=b"512")
+        assert told.startswith("psycogreen does not know this uWSGI's Python plugin")
