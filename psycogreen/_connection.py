@@ -121,6 +121,9 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
                 refuse(self, "close")  # a signal handler or __del__ within the wait for the query
             elif here is hub.greenlet(current):
                 self._green_evict(other)
+                if user(self) is other:  # it goes on when its task does
+                    hub.call_soon(current, self.close)
+                    return
             elif here is other:
                 # As above; but here the hub can do it as soon as this greenlet waits.
                 hub.call_soon(current, self.close)
