@@ -57,7 +57,8 @@ class _Loop:
         if here is not self.greenlet:
             self.greenlet = here
             for spawned in self.spawned:
-                spawned.parent = here
+                with contextlib.suppress(ValueError):  # left behind in another thread
+                    spawned.parent = here
         return here
 
     def call(self, fn: Callable[..., object], *args: Any) -> None:
@@ -94,13 +95,14 @@ class _Loop:
     def _end(self) -> None:
         """End all greenlets, as nothing will wake them."""
         self.moved()
-        with contextlib.suppress(GreenletError):  # another thread's
-            for spawned in list(self.spawned):
+        for spawned in list(self.spawned):
+            with contextlib.suppress(GreenletError):  # left behind in another thread
                 spawned.throw(asyncio.CancelledError("the event loop is closed"))
-            _cancel: Any = sys.modules.get("psycogreen._cancel")
-            if _cancel is not None:
-                _cancel.finish_left_to(self)
-            for waiting in list(self.waiting):
+        _cancel: Any = sys.modules.get("psycogreen._cancel")
+        if _cancel is not None:
+            _cancel.finish_left_to(self)
+        for waiting in list(self.waiting):
+            with contextlib.suppress(GreenletError, ValueError):
                 waiting.parent = self.greenlet
                 waiting.throw()
 
@@ -109,7 +111,7 @@ class _Greenlet(greenlet):  # type: ignore[misc]
     """What spawn() runs a function in. It keeps the outcome."""
 
     def __init__(self, hub: _Loop, fn: Callable[[], Any]) -> None:
-        super().__init__(parent=hub.greenlet)
+        super().__init__()
         self._hub = hub
         self._fn: Callable[[], Any] | None = fn
         self._exception: BaseException | None = None
@@ -118,6 +120,11 @@ class _Greenlet(greenlet):  # type: ignore[misc]
         self.ended: asyncio.Future[None] | None = None
         # Changes of context variables are seen by both.
         self.gr_context = getcurrent().gr_context
+
+    def start(self) -> None:
+        """Begin, in the greenlet that runs the loop."""
+        self.parent = self._hub.greenlet
+        self.switch()
 
     def run(self) -> None:
         self._hub.spawned.add(self)
@@ -418,9 +425,9 @@ async def spawn(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     spawned = _Greenlet(hub, functools.partial(fn, *args, **kwargs))
     start = None
     if getcurrent() is hub.greenlet:
-        spawned.switch()
+        spawned.start()
     else:  # an eager task's first step, within another greenlet
-        start = hub.loop.call_soon(hub.call, spawned.switch)
+        start = hub.loop.call_soon(hub.call, spawned.start)
     while not spawned.dead:
         spawned.ended = hub.loop.create_future()
         try:

@@ -1,10 +1,11 @@
 """The hub of this run, with the library's name hidden."""
 
 import functools
+import inspect
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -425,13 +426,30 @@ def make_hub() -> Hub:
     return {"gevent": gevent_hub, "eventlet": eventlet_hub, "asyncio": asyncio_hub}[NAME]()
 
 
+def run_async(main: Coroutine[Any, Any, Any]) -> Any:
+    """Be asyncio.run(), or uvloop's."""
+    if os.environ.get(LOOP_VARIABLE[NAME]) == "uvloop":
+        import uvloop
+
+        return uvloop.run(main)
+    import asyncio
+
+    return asyncio.run(main)
+
+
 if NAME == "asyncio":
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(pyfuncitem: Any) -> Iterator[None]:
-        """Run the test in a greenlet of the running loop: it waits as if it was the main greenlet of other hubs."""
+        """Run the test in a greenlet of the running loop: it waits as if it was the main greenlet of other hubs.
+
+        One that is a coroutine has a loop of its own.
+        """
         test = pyfuncitem.obj
-        pyfuncitem.obj = lambda **kwargs: make_hub().program(functools.partial(test, **kwargs))
+        if inspect.iscoroutinefunction(test):
+            pyfuncitem.obj = lambda **kwargs: run_async(test(**kwargs))
+        else:
+            pyfuncitem.obj = lambda **kwargs: make_hub().program(functools.partial(test, **kwargs))
         try:
             return (yield)
         finally:
