@@ -41,8 +41,10 @@ class _Loop:
         here = getcurrent()
         # The greenlet in which the loop runs.
         self.greenlet = here.parent if _is_sqlalchemys(here) else here
-        # What spawn() started and has not ended, and whoever waits through _Wake.
+        # What spawn() started and has not ended, what waits in SQLAlchemy's
+        # greenlets, and whoever waits through _Wake.
         self.spawned: set[_Greenlet] = set()
+        self.turns: set[_Turn] = set()
         self.waiting: set[greenlet] = set()
         # Those of the compiled loop.
         self.reactors: dict[Any, Any] = {}
@@ -95,16 +97,27 @@ class _Loop:
     def _end(self) -> None:
         """End all greenlets, as nothing will wake them."""
         self.moved()
+        for turn in list(self.turns):
+            turn.has_come = True  # for the task never will
+            self._end_one(turn.greenlet)
         for spawned in list(self.spawned):
-            with contextlib.suppress(GreenletError):  # left behind in another thread
-                spawned.throw(asyncio.CancelledError("the event loop is closed"))
+            self._end_one(spawned)
         _cancel: Any = sys.modules.get("psycogreen._cancel")
         if _cancel is not None:
             _cancel.finish_left_to(self)
         for waiting in list(self.waiting):
-            with contextlib.suppress(GreenletError, ValueError):
-                waiting.parent = self.greenlet
-                waiting.throw()
+            self._end_one(waiting)
+
+    def _end_one(self, found: greenlet) -> None:
+        exc = asyncio.CancelledError("the event loop is closed")
+        try:
+            found.parent = self.greenlet
+            found.throw(exc)
+        except (GreenletError, ValueError):
+            pass  # left behind in another thread
+        except BaseException as died:
+            if died is not exc:
+                _hub.report(self, died)
 
 
 class _Greenlet(greenlet):  # type: ignore[misc]
@@ -326,6 +339,7 @@ def _switch_through_sqlalchemy(hub: _Loop) -> Any:
     turn = _Turn(hub.loop)
     value: Any = turn
     exc: BaseException | None = None
+    hub.turns.add(turn)
     try:
         while True:
             try:
@@ -343,6 +357,7 @@ def _switch_through_sqlalchemy(hub: _Loop) -> Any:
             raise exc
         return result
     finally:
+        hub.turns.discard(turn)
         del exc  # its traceback holds this frame
 
 
@@ -351,6 +366,8 @@ class _Turn:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._called = loop.create_future()
+        #: What waits for the task.
+        self.greenlet = getcurrent()
         #: The task has gone on, be it that it was called or cancelled.
         self.has_come = False
 

@@ -5,10 +5,11 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import greenlet
 import pytest
 
 NAME = os.environ.get("PSYCOGREEN_TEST_HUB", "gevent")
@@ -81,6 +82,8 @@ class Hub:
     """What the tests need of a coroutine library."""
 
     name: str
+    #: The exception by which the library kills.
+    Kill: type[BaseException] = greenlet.GreenletExit
     #: The library's Timeout class.
     Timeout: Any
     #: The adapter: psycogreen.gevent, for one.
@@ -127,6 +130,9 @@ class Hub:
             assert time.monotonic() < deadline, f"{condition} did not hold within {timeout} s"
             self.sleep(0.002)
         return held
+
+    def end(self) -> None:
+        """Leave nothing open in this thread."""
 
     def program(self, fn: Callable[..., Any], *args: Any) -> Any:
         """Run *fn*, from where none of this runs yet, so that it can wait as the main greenlet can."""
@@ -313,28 +319,17 @@ def asyncio_hub() -> Hub:
     import asyncio
     import traceback
 
-    import greenlet
-
     import psycogreen.asyncio
 
     adapter = psycogreen.asyncio._hub
     local = threading.local()
 
-    def new_loop() -> asyncio.AbstractEventLoop:
-        if os.environ.get(LOOP_VARIABLE[NAME]) == "uvloop":
-            import uvloop
-
-            loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-        else:
-            loop = asyncio.new_event_loop()
-        # Not into pytest's log.
-        loop.set_exception_handler(lambda loop, context: traceback.print_exception(context["exception"]))
-        return loop
-
     def own_loop() -> asyncio.AbstractEventLoop:
         """Return the loop of this thread, which runs while somebody waits."""
         if not hasattr(local, "loop"):
-            local.loop = new_loop()
+            local.loop = event_loops().new_event_loop()
+            # Not into pytest's log.
+            local.loop.set_exception_handler(lambda loop, context: traceback.print_exception(context["exception"]))
         return local.loop
 
     def wait_for(awaitable: Any) -> Any:
@@ -371,6 +366,7 @@ def asyncio_hub() -> Hub:
 
     class Asyncio(Hub):
         name = "asyncio"
+        Kill = asyncio.CancelledError
         adapter = psycogreen.asyncio
         wait_callback = staticmethod(psycogreen.asyncio.asyncio_wait_callback)
 
@@ -385,6 +381,15 @@ def asyncio_hub() -> Hub:
         def current(self) -> Any:
             return getattr(local, "loop", None)
 
+        def make_current(self) -> Any:
+            """Return the loop of this thread, a new one if there was none."""
+            return own_loop()
+
+        def end(self) -> None:
+            if hasattr(local, "loop"):
+                local.loop.run_until_complete(local.loop.shutdown_default_executor())
+                local.loop.close()
+
         def watched(self) -> int:
             loop: Any = own_loop()
             if not hasattr(loop, "_selector"):
@@ -396,6 +401,8 @@ def asyncio_hub() -> Hub:
 
         def wait_readable(self, fd: int, timeout: float | None = None) -> None:
             adapter.here()
+            if not isinstance(fd, int) or fd < 0 or fd >= 1 << 20:
+                return adapter.wait_read(fd, timeout)  # whose errors are its own
             loop = own_loop()
             readable = loop.create_future()
             loop.add_reader(fd, lambda: readable.done() or readable.set_result(None))
@@ -412,8 +419,7 @@ def asyncio_hub() -> Hub:
                 try:
                     return fn(*args)
                 finally:
-                    if hasattr(local, "loop"):
-                        local.loop.close()
+                    self.end()
 
             return super().run_in_thread(run)
 
@@ -426,15 +432,15 @@ def make_hub() -> Hub:
     return {"gevent": gevent_hub, "eventlet": eventlet_hub, "asyncio": asyncio_hub}[NAME]()
 
 
-def run_async(main: Coroutine[Any, Any, Any]) -> Any:
-    """Be asyncio.run(), or uvloop's."""
-    if os.environ.get(LOOP_VARIABLE[NAME]) == "uvloop":
+def event_loops() -> Any:
+    """Return the module of this run's event loops, which has new_event_loop() and run()."""
+    if os.environ.get(LOOP_VARIABLE["asyncio"]) == "uvloop":
         import uvloop
 
-        return uvloop.run(main)
+        return uvloop
     import asyncio
 
-    return asyncio.run(main)
+    return asyncio
 
 
 if NAME == "asyncio":
@@ -447,7 +453,7 @@ if NAME == "asyncio":
         """
         test = pyfuncitem.obj
         if inspect.iscoroutinefunction(test):
-            pyfuncitem.obj = lambda **kwargs: run_async(test(**kwargs))
+            pyfuncitem.obj = lambda **kwargs: event_loops().run(test(**kwargs))
         else:
             pyfuncitem.obj = lambda **kwargs: make_hub().program(functools.partial(test, **kwargs))
         try:
@@ -464,6 +470,8 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(scope="session")
-def hub() -> Hub:
+def hub() -> Iterator[Hub]:
     """The hub that PSYCOGREEN_TEST_HUB names."""
-    return make_hub()
+    hub = make_hub()
+    yield hub
+    hub.end()

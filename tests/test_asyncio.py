@@ -18,7 +18,7 @@ import weakref
 
 import psycopg2
 import pytest
-from fix_hub import NAME, run_async
+from fix_hub import NAME, event_loops
 from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE, get_wait_callback, set_wait_callback
 
 if NAME != "asyncio":
@@ -491,7 +491,7 @@ def test_loops_that_come_and_go(hub, green, dsn):
 
     def several():
         for _ in range(5):
-            run_async(main())
+            event_loops().run(main())
 
     loops = weakref.WeakSet()
     hub.run_in_thread(several)
@@ -511,7 +511,7 @@ def test_loops_that_come_and_go(hub, green, dsn):
 
 def test_loops_that_take_turns(hub, connect):
     def turns():
-        loops = [asyncio.new_event_loop() for _ in range(2)]
+        loops = [event_loops().new_event_loop() for _ in range(2)]
         connections = [loop.run_until_complete(spawn(connect)) for loop in loops]
         for loop, connection in zip(loops, connections, strict=True):
             loop.run_until_complete(warm(connection))
@@ -532,7 +532,7 @@ def test_loops_that_take_turns(hub, connect):
 
 def test_a_loop_that_goes_on_in_another_greenlet(hub, connect):
     def main():
-        loop = asyncio.new_event_loop()
+        loop = event_loops().new_event_loop()
         connection = loop.run_until_complete(spawn(connect))
         loop.run_until_complete(warm(connection))
         answers = []
@@ -551,7 +551,7 @@ def test_a_loop_that_goes_on_in_another_greenlet(hub, connect):
 
 
 def test_a_loop_that_another_thread_goes_on_with(hub, connect):
-    loop = asyncio.new_event_loop()
+    loop = event_loops().new_event_loop()
     connection = hub.run_in_thread(loop.run_until_complete, spawn(connect))
     for number in range(3):
         hub.run_in_thread(loop.run_until_complete, warm(connection))
@@ -572,7 +572,7 @@ def test_a_loop_that_is_closed_with_parked_greenlets(state, hub, connect, active
             raise
 
     def main():
-        loop = asyncio.new_event_loop()
+        loop = event_loops().new_event_loop()
         connection = loop.run_until_complete(spawn(connect))
         if state != "unknown":
             loop.run_until_complete(warm(connection))
@@ -604,7 +604,7 @@ def test_a_loop_that_ends_right_after_a_cancellation(hub, green, dsn, active):
             await asyncio.wait_for(spawn(query, connection, "SELECT pg_sleep(50) /* the last */"), 0.1)
 
     def run():
-        run_async(main())
+        event_loops().run(main())
         ended(active, "/* the last */")
 
     hub.run_in_thread(run)
@@ -618,7 +618,7 @@ def test_a_loop_that_ends_with_tasks(hub, green, dsn, active):
         return connections
 
     def run():
-        connections = run_async(main())
+        connections = event_loops().run(main())
         assert all(connection.closed for connection in connections)
         ended(active, "/* left over */")
 
@@ -628,7 +628,7 @@ def test_a_loop_that_ends_with_tasks(hub, green, dsn, active):
 def test_an_interrupt(dsn, active, hub):
     script = """
 import asyncio, sys, psycopg2
-from fix_hub import run_async
+from fix_hub import event_loops
 from psycogreen.asyncio import make_psycopg_green, spawn
 make_psycopg_green()
 
@@ -644,7 +644,7 @@ async def main():
     await spawn(query, connection)
 
 try:
-    run_async(main())
+    event_loops().run(main())
 except KeyboardInterrupt:
     print("KeyboardInterrupt")
 """
@@ -682,7 +682,7 @@ async def test_eager_tasks(connect):
 def test_the_child_of_a_fork(run_script, dsn):
     script = """
         import asyncio, os, psycopg2
-        from fix_hub import run_async
+        from fix_hub import event_loops
         from psycogreen.asyncio import make_psycopg_green, spawn
         make_psycopg_green()
 
@@ -706,14 +706,14 @@ def test_the_child_of_a_fork(run_script, dsn):
                 code = 1
                 try:
                     asyncio._set_running_loop(None)
-                    assert run_async(childs()) == [3]
+                    assert event_loops().run(childs()) == [3]
                     code = 0
                 finally:
                     os._exit(code)
             assert await asyncio.to_thread(os.waitpid, child, 0) == (child, 0)
             print(await parked)
 
-        run_async(main())
+        event_loops().run(main())
     """
     assert run_script(script, dsn=dsn) == "7"
 
@@ -733,9 +733,10 @@ def test_without_greenlet(run_script):
 def test_a_process_that_ends_with_parked_greenlets(run_script, dsn):
     script = """
         import asyncio, psycopg2
+        from fix_hub import event_loops
         from psycogreen.asyncio import make_psycopg_green, spawn
         make_psycopg_green()
-        loop = asyncio.new_event_loop()
+        loop = event_loops().new_event_loop()
         connection = loop.run_until_complete(spawn(psycopg2.connect, "{dsn}"))
         for _ in range(2):
             loop.run_until_complete(spawn(connection.cursor().execute, "SELECT 1"))

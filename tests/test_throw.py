@@ -12,11 +12,6 @@ import pytest
 from fix_hub import NAME
 from greenlet import GreenletExit
 
-if NAME == "asyncio":
-    from asyncio import CancelledError as Kill
-else:
-    Kill = GreenletExit  # gevent's, too
-
 pytestmark = pytest.mark.hub
 
 
@@ -77,7 +72,7 @@ def test_the_default_kill(warm, connect, hub):
     task = hub.spawn(connection.cursor().execute, "SELECT pg_sleep(0.3)")
     hub.wait_until(lambda: in_query(connection))
     task.kill()
-    with pytest.raises(Kill):
+    with pytest.raises(hub.Kill):
         task.wait()
 
 
