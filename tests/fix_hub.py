@@ -358,11 +358,23 @@ def asyncio_hub() -> Hub:
             else:
                 own_loop().call_soon(self.greenlet.interrupt, exc() if isinstance(exc, type) else exc)
 
-    class Timeout(psycogreen.asyncio._Timeout):
-        def __init__(self, seconds: float) -> None:
-            super().__init__(adapter.here(), seconds)
+    class Timeout(BaseException):
+        """As gevent's and eventlet's."""
 
-    Timeout.__name__ = "Timeout"
+        def __init__(self, seconds: float, thrown: BaseException | None = None) -> None:
+            self._seconds, self._thrown = seconds, thrown or self
+
+        def __enter__(self) -> Any:
+            self._greenlet = greenlet.getcurrent()
+            self._timer = own_loop().call_later(self._seconds, self._strike)
+            return self
+
+        def __exit__(self, *exc: object) -> None:
+            self._timer.cancel()
+
+        def _strike(self) -> None:
+            if not self._greenlet.dead:
+                self._greenlet.throw(self._thrown)
 
     class Asyncio(Hub):
         name = "asyncio"
@@ -423,8 +435,9 @@ def asyncio_hub() -> Hub:
 
             return super().run_in_thread(run)
 
-    Asyncio.Timeout = Timeout
-    return Asyncio()
+    asyncio_hub = Asyncio()
+    asyncio_hub.Timeout = Timeout
+    return asyncio_hub
 
 
 @functools.cache

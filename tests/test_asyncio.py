@@ -457,7 +457,7 @@ async def test_random_cancellations(connect, dsn):
             assert cursor.fetchone() == (number,)
 
     connections = [await spawn(connect) for _ in range(8)]
-    for turn in range(60):
+    for turn in range(22):
         tasks = [asyncio.create_task(spawn(fn, connection)) for connection in connections]
         for place, task in enumerate(tasks):
             for _ in range((turn * 7 + place * 3) % 11):

@@ -140,7 +140,7 @@ async def test_random_cancellations(connect, dsn):
             assert query(connection, f"SELECT {number}") == number
 
     made = await connections(connect, 8)
-    for turn in range(30):
+    for turn in range(11):
         tasks = [asyncio.create_task(greenlet_spawn(several, connection)) for connection in made]
         for place, task in enumerate(tasks):
             for _ in range((turn * 7 + place * 3) % 11):
