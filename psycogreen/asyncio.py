@@ -90,7 +90,8 @@ class _Loop:
             )
 
     def _close(self) -> None:
-        if not self.loop.is_running() and os.getpid() == self._pid:  # else they are the parent's
+        # After a fork they are the parent's; at the interpreter's end they can't run.
+        if not (self.loop.is_running() or os.getpid() != self._pid or sys.is_finalizing()):
             self._end()
         self._close_loop()
 

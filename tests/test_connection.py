@@ -323,7 +323,7 @@ def test_close_by_a_greenlet_that_is_killed_meanwhile(hub: Hub, connect: Any) ->
     conn = connect()
     task = waiting(hub, conn)
     closing = hub.spawn(conn.close)
-    hub.call_soon(closing.greenlet.throw, KeyError("killed"))
+    hub.call_soon(lambda: closing.greenlet.throw(KeyError("killed")))
     closing.join()
     with CLOSED:
         task.wait()
