@@ -443,8 +443,9 @@ cdef class Reactor:
             # There is nobody else to be woken: epoll need not be asked who it
             # is. If the event was for nobody, libpq finds nothing to read.
             self.dispatching = True
+            self.last.waiter = None  # as in next_waiter()
             try:
-                self.wake(<PyObject *>self.last.waiter)
+                self.wake(<PyObject *>self.last.user)
             finally:
                 self.dispatching = False
             return 0

@@ -388,7 +388,16 @@ def asyncio_hub() -> Hub:
             return task
 
         def sleep(self, seconds: float = 0) -> None:
-            wait_for(asyncio.sleep(seconds))
+            loop = own_loop()
+            if not loop.is_running():
+                loop.run_until_complete(asyncio.sleep(seconds))
+                return
+            wake = psycogreen.asyncio._Wake(adapter.here())
+            timer = loop.call_later(seconds, wake) if seconds else loop.call_soon(wake)
+            try:
+                wake.wait()
+            finally:
+                timer.cancel()
 
         def current(self) -> Any:
             return getattr(local, "loop", None)
