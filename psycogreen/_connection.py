@@ -135,7 +135,8 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
 
     def _green_evict(self, other: greenlet.greenlet) -> None:
         """Have *other* leave its query; in the hub's greenlet."""
-        if user(self) is other:
+        can_throw_into = getattr(self._green_hub, "can_throw_into", None)
+        if user(self) is other and (can_throw_into is None or can_throw_into(self._green_hub.current(), other)):
             other.throw(psycopg2.InterfaceError("connection closed by another greenlet"))
 
     def __exit__(

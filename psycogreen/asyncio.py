@@ -44,7 +44,7 @@ class _Loop:
         # What spawn() started and has not ended, what waits in SQLAlchemy's
         # greenlets, and whoever waits through _Wake.
         self.spawned: set[_Greenlet] = set()
-        self.turns: set[_Turn] = set()
+        self.turns: dict[greenlet, _Turn] = {}
         self.waiting: set[greenlet] = set()
         # Those of the compiled loop.
         self.reactors: dict[Any, Any] = {}
@@ -67,6 +67,10 @@ class _Loop:
         """Call *fn*; the loop calls this."""
         self.moved()
         fn(*args)
+
+    def can_throw_into(self, found: greenlet) -> bool:
+        """Tell whether the greenlet *found*, which is not running, waits for what is ours."""
+        return not _is_sqlalchemys(found) or found in self.turns
 
     def refuse(self) -> None:
         """Refuse to wait in what is no greenlet that can.
@@ -98,9 +102,8 @@ class _Loop:
     def _end(self) -> None:
         """End all greenlets, as nothing will wake them."""
         self.moved()
-        for turn in list(self.turns):
-            turn.has_come = True  # for the task never will
-            self._end_one(turn.greenlet)
+        for turn in list(self.turns.values()):
+            turn.never_comes(self)
         for spawned in list(self.spawned):
             self._end_one(spawned)
         _cancel: Any = sys.modules.get("psycogreen._cancel")
@@ -309,6 +312,9 @@ class _Asyncio:
     def greenlet(self, hub: _Loop) -> Any:
         return hub.greenlet
 
+    def can_throw_into(self, hub: _Loop, found: Any) -> bool:
+        return hub.can_throw_into(found)
+
     def switch(self, hub: _Loop) -> Any:
         hub.refuse()
         if _is_sqlalchemys(getcurrent()):
@@ -340,7 +346,7 @@ def _switch_through_sqlalchemy(hub: _Loop) -> Any:
     turn = _Turn(hub.loop)
     value: Any = turn
     exc: BaseException | None = None
-    hub.turns.add(turn)
+    hub.turns[me] = turn
     try:
         while True:
             try:
@@ -350,7 +356,7 @@ def _switch_through_sqlalchemy(hub: _Loop) -> Any:
             else:
                 if not turn.has_come:
                     result = switched
-            if turn.has_come:
+            if turn.has_come or not turn.is_awaited:
                 break
             turn.call()
             value = None
@@ -358,7 +364,7 @@ def _switch_through_sqlalchemy(hub: _Loop) -> Any:
             raise exc
         return result
     finally:
-        hub.turns.discard(turn)
+        del hub.turns[me]
         del exc  # its traceback holds this frame
 
 
@@ -367,12 +373,14 @@ class _Turn:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._called = loop.create_future()
-        #: What waits for the task.
-        self.greenlet = getcurrent()
+        self._task: Any = asyncio.current_task(loop)
+        #: The task awaits it.
+        self.is_awaited = False
         #: The task has gone on, be it that it was called or cancelled.
         self.has_come = False
 
     def __await__(self) -> Generator[Any, None, None]:
+        self.is_awaited = True
         try:
             yield from self._called
         finally:
@@ -381,6 +389,13 @@ class _Turn:
     def call(self) -> None:
         if not self._called.done():
             self._called.set_result(None)
+
+    def never_comes(self, hub: _Loop) -> None:
+        """End the task's coroutine, as the collector would: but that might do so within another greenlet."""
+        try:
+            self._task.get_coro().close()
+        except Exception as exc:
+            hub.loop.call_exception_handler({"message": "Unhandled exception in a coroutine", "exception": exc})
 
 
 class _Watch:
@@ -406,11 +421,18 @@ class _Timeout(BaseException):
         self._seconds = seconds
 
     def __enter__(self) -> "_Timeout":
-        self._timer = self._hub.loop.call_later(self._seconds, self._hub.call, getcurrent().throw, self)
+        self._greenlet = getcurrent()
+        self._timer = self._hub.loop.call_later(self._seconds, self._hub.call, self._strike)
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._timer.cancel()
+
+    def _strike(self) -> None:
+        if self._hub.can_throw_into(self._greenlet):
+            self._greenlet.throw(self)
+        else:
+            self._timer = self._hub.loop.call_later(0.01, self._hub.call, self._strike)
 
 
 _hub = _Asyncio()

@@ -126,6 +126,28 @@ async def test_closed_by_another(who, used, connect):
     assert connection.closed
 
 
+async def test_closed_by_another_while_it_awaits_something_else(connect):
+    class File:
+        def read(self, size):
+            reads.append(await_only(asyncio.sleep(0.1, b"1\n")))
+            return reads[-1]
+
+    def fn():
+        cursor = connection.cursor()
+        cursor.execute("CREATE TEMP TABLE copied (n int)")
+        cursor.copy_expert("COPY copied FROM STDIN", File())
+
+    reads = []
+    (connection,) = await connections(connect, 1)
+    task = asyncio.create_task(greenlet_spawn(fn))
+    await until(lambda: reads)
+    connection.close()
+    await spawn(connection.close)
+    assert connection.closed
+    with pytest.raises(psycopg2.InterfaceError, match="closed by another greenlet"):
+        await task
+
+
 async def test_a_coroutine_that_is_closed(connect):
     (connection,) = await connections(connect, 1)
     coroutine = greenlet_spawn(query, connection, "SELECT pg_sleep(20)")
