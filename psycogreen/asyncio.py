@@ -195,7 +195,7 @@ class _Wake:
         hub, me = self._hub, self._greenlet
         hub.waiting.add(me)
         try:
-            result = _hub.switch(hub)
+            result = _switch(hub)
         finally:
             hub.waiting.discard(me)
             self._greenlet = None
@@ -270,8 +270,10 @@ class _Asyncio:
             if timer is not None:
                 timer.cancel()
             if not hub.loop.is_closed():
-                hub.loop.remove_reader(fd)
-                hub.loop.remove_writer(fd)
+                if state != POLL_WRITE:
+                    hub.loop.remove_reader(fd)
+                if state != POLL_READ:
+                    hub.loop.remove_writer(fd)
             os.close(fd)
 
     def wait_for(self, hub: _Loop, future: "asyncio.Future[T]") -> T:
@@ -317,9 +319,7 @@ class _Asyncio:
 
     def switch(self, hub: _Loop) -> Any:
         hub.refuse()
-        if _is_sqlalchemys(getcurrent()):
-            return _switch_through_sqlalchemy(hub)
-        return hub.greenlet.switch()
+        return _switch(hub)
 
     def moved(self, hub: _Loop) -> Any:
         return hub.moved()
@@ -334,6 +334,13 @@ class _Asyncio:
 
     def misdirected(self, hub: _Loop, result: object) -> None:
         raise RuntimeError(f"Invalid switch into a greenlet that waits for PostgreSQL: got {result!r}")
+
+
+def _switch(hub: _Loop) -> Any:
+    """Switch to the loop; return what the running greenlet is switched back to with."""
+    if _is_sqlalchemys(getcurrent()):
+        return _switch_through_sqlalchemy(hub)
+    return hub.greenlet.switch()
 
 
 def _switch_through_sqlalchemy(hub: _Loop) -> Any:
