@@ -54,7 +54,7 @@ $(VENV)/demo-installed: $(VENV)/pip-installed $(sources)
 	@touch $@
 
 $(VENV)/dev-installed: $(VENV)/pip-installed $(sources)
-	$(pip) install --group dev --editable '.[gevent,eventlet,binary]'
+	$(pip) install --group dev --editable '.[gevent,eventlet,asyncio,binary]'
 	@touch $@
 
 # The last gunicorn that has an eventlet worker, beside the newest in $(VENV).

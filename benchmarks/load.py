@@ -21,7 +21,7 @@ import time
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("hub", choices=["none", "gevent", "eventlet"])
+    parser.add_argument("hub", choices=["none", "gevent", "eventlet", "asyncio", "uvloop"])
     parser.add_argument("--dsn", required=True)
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--query", default="SELECT 1")
@@ -82,7 +82,7 @@ def green(hub, about):
 
         def join_all(function, cursors, *args):
             gevent.joinall([gevent.spawn(function, cursor, *args) for cursor in cursors], raise_error=True)
-    else:
+    elif hub == "eventlet":
         import eventlet
         import eventlet.hubs
 
@@ -93,6 +93,23 @@ def green(hub, about):
         def join_all(function, cursors, *args):
             for task in [eventlet.spawn(function, cursor, *args) for cursor in cursors]:
                 task.wait()
+    else:
+        import asyncio
+
+        from psycogreen.asyncio import patch_psycopg, spawn
+
+        if hub == "uvloop":
+            import uvloop as loops
+        else:
+            loops = asyncio
+        loop = loops.new_event_loop()
+        about["loop"] = type(loop).__module__
+
+        async def gather(function, cursors, *args):
+            await asyncio.gather(*[spawn(function, cursor, *args) for cursor in cursors])
+
+        def join_all(*args):
+            loop.run_until_complete(gather(*args))
 
     import psycogreen
 

@@ -11,7 +11,7 @@ import ctypes
 import functools
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from ctypes import c_char_p, c_int, c_void_p
 from typing import Any
 
@@ -78,7 +78,7 @@ def cancel_and_abandon(conn: Any, hub: Hub) -> None:
 def _leave(request: "_Request", hub: Hub) -> None:
     """Let the hub of this thread finish *request*, or a native thread where no greenlet can."""
     _pending.add(request)
-    current = hub.current()
+    request.left_to = current = hub.current()
     if current is not None and isinstance(hub.greenlet(current), greenlet.greenlet):
         # The hub starts the greenlet, so that it is the hub to which it returns.
         hub.call_soon(current, lambda: greenlet.greenlet(_finish).switch(request, hub.wait, PATIENCE))
@@ -99,13 +99,23 @@ def _finish(request: "_Request", wait: _Wait, seconds: float) -> None:
 @atexit.register
 def _finish_all() -> None:
     """Finish what the hub has no more time for, such as after Ctrl-C."""
-    deadline = time.monotonic() + PATIENCE_AT_EXIT
-    for request in list(_pending):
-        if not request.in_thread:
-            _finish(request, functools.partial(wait_in_thread, request.hub), deadline - time.monotonic())
+    deadline = _finish_here(request for request in list(_pending) if not request.in_thread)
     for request in list(_pending):
         while request in _pending and time.monotonic() < deadline:
             request.hub.poll().poll(5)
+
+
+def finish_left_to(current: Any) -> None:
+    """Finish what *current*, a hub that is about to end, has no more time for."""
+    _finish_here(request for request in list(_pending) if request.left_to is current)
+
+
+def _finish_here(requests: Iterable["_Request"]) -> float:
+    """Finish *requests* in this thread; return by when all must be done."""
+    deadline = time.monotonic() + PATIENCE_AT_EXIT
+    for request in requests:
+        _finish(request, functools.partial(wait_in_thread, request.hub), deadline - time.monotonic())
+    return deadline
 
 
 class _Request:
@@ -120,6 +130,7 @@ class _Request:
         """
         self.hub = hub
         self.in_thread = False
+        self.left_to: Any = None  # the hub that is to finish it
         # Of the pointer, so that the request does not keep the connection.
         steps = _steps if _can_request() else functools.partial(_steps_of_thread, hub)
         self._steps = steps(conn.pgconn_ptr)

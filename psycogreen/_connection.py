@@ -124,6 +124,9 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
                 refuse(self, "close")  # a signal handler or __del__ within the wait for the query
             elif here is hub.greenlet(current):
                 self._green_evict(other)
+                if user(self) is other:  # it goes on when its task does
+                    hub.call_soon(current, self.close)
+                    return
             elif here is other:
                 # As above; but here the hub can do it as soon as this greenlet waits.
                 hub.call_soon(current, self.close)
@@ -135,7 +138,8 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
 
     def _green_evict(self, other: Any) -> None:
         """Have *other* leave its query; in the hub's greenlet."""
-        if user(self) is other:
+        can_throw_into = getattr(self._green_hub, "can_throw_into", None)
+        if user(self) is other and (can_throw_into is None or can_throw_into(self._green_hub.current(), other)):
             self._green_evicted = True
             other.throw(psycopg2.InterfaceError("connection closed by another greenlet"))
 

@@ -84,6 +84,19 @@ class ReactorHub(Hub, Protocol):
         """
 
 
+class GuestHub(ReactorHub, Protocol):
+    """A hub in whose greenlets another library may wait, too."""
+
+    #: The type of the greenlets that are its own: others don't switch to it directly.
+    own: type
+
+    def moved(self, hub: Any) -> Any:
+        """Return the running greenlet, after it has become the one in which *hub* runs its callbacks."""
+
+    def can_throw_into(self, hub: Any, greenlet: Any) -> bool:
+        """Tell whether *greenlet*, which is in a query, waits for what is ours, or for something of that library's."""
+
+
 class Watch(Protocol):
     """A descriptor under watch."""
 

@@ -196,6 +196,7 @@ cdef class Reactor:
     cdef object adapter
     cdef object hub
     cdef object loop  # the greenlet in which the hub runs its callbacks
+    cdef object own  # the only type of greenlets that may switch to the hub directly, None for any
     cdef object hookless  # a type of greenlets without gevent's and eventlet's hook `switch_out`
     cdef object watch
     cdef Bell bell
@@ -228,9 +229,10 @@ cdef class Reactor:
         self.instance.next = instances
         instances = &self.instance
 
-    def __init__(self, adapter, hub):
+    def __init__(self, adapter, hub, own):
         self.adapter = adapter
         self.hub = hub
+        self.own = own
         self.loop = adapter.greenlet(hub)
         self.sockets = {}
         self.armed = []
@@ -375,7 +377,9 @@ cdef class Reactor:
             if sock is None or sock.token != token:
                 self.stale = True
             elif sock.waiter is not None:
-                return <PyObject *>sock.waiter
+                # One that does not go on at once is woken once all the same.
+                sock.waiter = None
+                return <PyObject *>sock.user
             elif not self.disarm(fd):
                 # For nobody: the server closed an idle connection, or sent a
                 # notification. Left armed it would be reported for ever.
@@ -418,6 +422,8 @@ cdef class Reactor:
         cdef double until = 0
         if self.forks != forks:
             return 0
+        if self.own is not None and current() is not self.loop:
+            self.loop = self.adapter.moved(self.hub)
         # Where many wait, more are ready by the time that a batch has run: to
         # look is cheaper than a turn of the hub. It gets its turn all the same.
         while self.dispatch_batch() and self.parked >= MANY and self.forks == forks:
@@ -437,8 +443,9 @@ cdef class Reactor:
             # There is nobody else to be woken: epoll need not be asked who it
             # is. If the event was for nobody, libpq finds nothing to read.
             self.dispatching = True
+            self.last.waiter = None  # as in next_waiter()
             try:
-                self.wake(<PyObject *>self.last.waiter)
+                self.wake(<PyObject *>self.last.user)
             finally:
                 self.dispatching = False
             return 0
@@ -503,18 +510,19 @@ cdef class Reactor:
         return 0
 
 
-cdef Reactor reactor_of(adapter, hub):
+cdef Reactor reactor_of(adapter, hub, own):
     """Return the reactor of *hub*, a new one if need be; None where there is no epoll."""
-    # It lives and dies with the thread. The thread's hub may be replaced.
-    cdef dict local = <dict>PyThreadState_GetDict()
+    # It lives and dies with the thread. The thread's hub may be replaced. Event
+    # loops take turns in a thread: there it lives and dies with the loop.
+    cdef dict local = <dict>PyThreadState_GetDict() if own is None else <dict?>hub.reactors
     cdef Reactor reactor = local.get(adapter)
     if reactor is not None:
-        if reactor.hub is hub and reactor.forks == forks:
+        if reactor.hub is hub and reactor.forks == forks and reactor.thread == PyThread_get_thread_ident():
             return reactor
         del local[adapter]
         reactor.retire()
     try:
-        reactor = Reactor(adapter, hub)
+        reactor = Reactor(adapter, hub, own)
     except OSError:
         return None
     local[adapter] = reactor
@@ -531,7 +539,7 @@ cdef object current():
     return owned
 
 
-cdef Reactor home(adapter, me, bint *child):
+cdef Reactor home(adapter, own, me, bint *child):
     """Return the reactor for greenlet *me*, which runs; None if none can serve.
 
     *child* tells whether the greenlet may switch to the hub directly.
@@ -558,7 +566,7 @@ cdef Reactor home(adapter, me, bint *child):
     hub = adapter.current()
     if hub is None:
         return None
-    reactor = reactor_of(adapter, hub)
+    reactor = reactor_of(adapter, hub, own)
     if reactor is None:
         return None
     # eventlet replaces a hub's greenlet that an exception has ended.
@@ -569,7 +577,7 @@ cdef Reactor home(adapter, me, bint *child):
     child[0] = (
         <PyObject *>parent == <PyObject *>reactor.loop
         and PyGreenlet_ACTIVE(parent)
-        and not hasattr(me, "switch_out")
+        and (not hasattr(me, "switch_out") if own is None else type(me) is own)
     )
     if child[0]:
         reactor.hookless = type(me)
@@ -630,6 +638,7 @@ def wait_callback(adapter):
     """Make a documented stub the wait callback for a hub; see ``_pywaitloop.py``."""
     if not hasattr(adapter, "watch"):
         return pure_wait_callback(adapter)
+    own = getattr(adapter, "own", None)
 
     def decorate(stub):
         (unlimited,) = stub.__defaults__
@@ -643,12 +652,12 @@ def wait_callback(adapter):
                 wait_in_hub(conn, timeout)
                 return
             me = current()
-            reactor = home(adapter, me, &child)
+            reactor = home(adapter, own, me, &child)
             sock = None if reactor is None else reactor.socket(conn)
             if sock is None:
                 wait_in_hub(conn)
                 if reactor is None:
-                    reactor = home(adapter, me, &child)
+                    reactor = home(adapter, own, me, &child)
                 if reactor is not None and reactor.socket(conn) is None:
                     reactor.adopt(conn)
                 return

@@ -1,5 +1,6 @@
 """Servers that misbehave, names that resolve to them, and how blocking libpq fares."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -270,8 +271,11 @@ class Names(dict[str, list[str]]):
 def names(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Names:
     """What the hub's resolver knows beside what it really does: NAMES, to begin with."""
     known = Names(NAMES)
+    patched: Any
     if hub.name == "gevent":
         import gevent.socket as patched
+    elif hub.name == "asyncio":
+        patched = hub.make_current()
     else:
         import eventlet.green.socket as patched
     real = patched.getaddrinfo
@@ -280,7 +284,16 @@ def names(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Names:
         hub.sleep(known.seconds)
         if host not in known:
             return real(host, port, *args, **kwargs)
+        return found(host)
+
+    async def getaddrinfo_of_asyncio(host: str, port: Any, **kwargs: Any) -> list[Any]:
+        await asyncio.sleep(known.seconds)
+        if host not in known:
+            return await real(host, port, **kwargs)
+        return found(host)
+
+    def found(host: str) -> list[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in known[host]]
 
-    monkeypatch.setattr(patched, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(patched, "getaddrinfo", getaddrinfo_of_asyncio if hub.name == "asyncio" else getaddrinfo)
     return known

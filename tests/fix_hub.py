@@ -1,5 +1,7 @@
 """The hub of this run, with the library's name hidden."""
 
+import functools
+import inspect
 import os
 import threading
 import time
@@ -7,10 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import greenlet
 import pytest
 from clock import clock
 
 NAME = os.environ.get("PSYCOGREEN_TEST_HUB", "gevent")
+
+# The environment variable that chooses another loop of the hub's.
+LOOP_VARIABLE = {"gevent": "GEVENT_LOOP", "eventlet": "EVENTLET_HUB", "asyncio": "PSYCOGREEN_TEST_LOOP"}
 
 # Longer than anything that works may take; a hang in the hub then fails one
 # test. pytest-timeout's limit is for hangs that the hub can't end.
@@ -77,9 +83,11 @@ class Hub:
     """What the tests need of a coroutine library."""
 
     name: str
+    #: The exception by which the library kills.
+    Kill: type[BaseException] = greenlet.GreenletExit
     #: The library's Timeout class.
     Timeout: Any
-    #: The adapter: psycogreen.gevent or psycogreen.eventlet.
+    #: The adapter: psycogreen.gevent, for one.
     adapter: Any
     #: The adapter's wait callback.
     wait_callback: Callable[..., None]
@@ -123,6 +131,13 @@ class Hub:
             assert time.monotonic() < deadline, f"{condition} did not hold within {timeout} s"
             self.sleep(0.002)
         return held
+
+    def end(self) -> None:
+        """Leave nothing open in this thread."""
+
+    def program(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Run *fn*, from where none of this runs yet, so that it can wait as the main greenlet can."""
+        return fn(*args)
 
     def run_in_hub(self, fn: Callable[..., Any], *args: Any) -> Any:
         """Run *fn* in the hub's own greenlet; return its result or raise its exception."""
@@ -301,14 +316,185 @@ def eventlet_hub() -> Hub:
     return Eventlet()
 
 
+def asyncio_hub() -> Hub:
+    import asyncio
+    import traceback
+
+    import psycogreen.asyncio
+
+    adapter = psycogreen.asyncio._hub
+    local = threading.local()
+
+    def own_loop() -> asyncio.AbstractEventLoop:
+        """Return the loop of this thread, which runs while somebody waits."""
+        if not hasattr(local, "loop"):
+            local.loop = event_loops().new_event_loop()
+            # Not into pytest's log.
+            local.loop.set_exception_handler(lambda loop, context: traceback.print_exception(context["exception"]))
+        return local.loop
+
+    def wait_for(awaitable: Any) -> Any:
+        loop = own_loop()
+        if not loop.is_running():
+            return loop.run_until_complete(awaitable)
+        return adapter.wait_for(adapter.here(), asyncio.ensure_future(awaitable, loop=loop))
+
+    class AsyncioTask(Task):
+        greenlet = None
+
+        def run(self) -> None:
+            self.greenlet = greenlet.getcurrent()
+            super().run()
+
+        def join(self, timeout: float | None = PATIENCE) -> None:
+            if not self.task.done():
+                wait_for(asyncio.wait({self.task}, timeout=timeout))
+            assert self.task.done(), f"{self.task} did not end within {timeout} s"
+            if not self.done:  # cancelled before it ran
+                self._exc = asyncio.CancelledError()
+
+        def kill(self, exc: BaseException | type[BaseException] | None = None) -> None:
+            if exc is None or self.greenlet is None:
+                self.task.cancel()
+            else:
+                own_loop().call_soon(self.greenlet.interrupt, exc() if isinstance(exc, type) else exc)
+
+    class Timeout(BaseException):
+        """As gevent's and eventlet's."""
+
+        def __init__(self, seconds: float, thrown: BaseException | None = None) -> None:
+            self._seconds, self._thrown = seconds, thrown or self
+
+        def __enter__(self) -> Any:
+            self._greenlet = greenlet.getcurrent()
+            self._timer = own_loop().call_later(self._seconds, self._strike)
+            return self
+
+        def __exit__(self, *exc: object) -> None:
+            self._timer.cancel()
+
+        def _strike(self) -> None:
+            if not self._greenlet.dead:
+                self._greenlet.throw(self._thrown)
+
+    class Asyncio(Hub):
+        name = "asyncio"
+        Kill = asyncio.CancelledError
+        adapter = psycogreen.asyncio
+        wait_callback = staticmethod(psycogreen.asyncio.asyncio_wait_callback)
+
+        def spawn(self, fn: Callable[..., Any], *args: Any) -> Task:
+            task = AsyncioTask(fn, *args)
+            task.task = own_loop().create_task(psycogreen.asyncio.spawn(task.run))
+            return task
+
+        def sleep(self, seconds: float = 0) -> None:
+            loop = own_loop()
+            if not loop.is_running():
+                loop.run_until_complete(asyncio.sleep(seconds))
+                return
+            wake = psycogreen.asyncio._Wake(adapter.here())
+            timer = loop.call_later(seconds, wake) if seconds else loop.call_soon(wake)
+            try:
+                wake.wait()
+            finally:
+                timer.cancel()
+
+        def current(self) -> Any:
+            return getattr(local, "loop", None)
+
+        def make_current(self) -> Any:
+            """Return the loop of this thread, a new one if there was none."""
+            return own_loop()
+
+        def end(self) -> None:
+            if hasattr(local, "loop"):
+                local.loop.run_until_complete(local.loop.shutdown_default_executor())
+                local.loop.close()
+
+        def watched(self) -> int:
+            loop: Any = own_loop()
+            if not hasattr(loop, "_selector"):
+                return 0  # uvloop does not tell
+            return len(loop._selector.get_map()) + sum(not timer.cancelled() for timer in loop._scheduled)
+
+        def call_soon(self, fn: Callable[..., Any], *args: Any) -> None:
+            own_loop().call_soon(fn, *args)
+
+        def wait_readable(self, fd: int, timeout: float | None = None) -> None:
+            adapter.here()
+            if not isinstance(fd, int) or fd < 0 or fd >= 1 << 20:
+                return adapter.wait_read(fd, timeout)  # whose errors are its own
+            loop = own_loop()
+            readable = loop.create_future()
+            loop.add_reader(fd, lambda: readable.done() or readable.set_result(None))
+            try:
+                wait_for(asyncio.wait_for(readable, timeout))
+            finally:
+                loop.remove_reader(fd)
+
+        def program(self, fn: Callable[..., Any], *args: Any) -> Any:
+            return self.run(fn, *args, timeout=None)
+
+        def run_in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+            def run() -> Any:
+                try:
+                    return fn(*args)
+                finally:
+                    self.end()
+
+            return super().run_in_thread(run)
+
+    asyncio_hub = Asyncio()
+    asyncio_hub.Timeout = Timeout
+    return asyncio_hub
+
+
+@functools.cache
+def make_hub() -> Hub:
+    return {"gevent": gevent_hub, "eventlet": eventlet_hub, "asyncio": asyncio_hub}[NAME]()
+
+
+def event_loops() -> Any:
+    """Return the module of this run's event loops, which has new_event_loop() and run()."""
+    if os.environ.get(LOOP_VARIABLE["asyncio"]) == "uvloop":
+        import uvloop
+
+        return uvloop
+    import asyncio
+
+    return asyncio
+
+
+if NAME == "asyncio":
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(pyfuncitem: Any) -> Iterator[None]:
+        """Run the test in a greenlet of the running loop: it waits as if it was the main greenlet of other hubs.
+
+        One that is a coroutine has a loop of its own.
+        """
+        test = pyfuncitem.obj
+        if inspect.iscoroutinefunction(test):
+            pyfuncitem.obj = lambda **kwargs: event_loops().run(test(**kwargs))
+        else:
+            pyfuncitem.obj = lambda **kwargs: make_hub().program(functools.partial(test, **kwargs))
+        try:
+            return (yield)
+        finally:
+            pyfuncitem.obj = test
+
+
 def pytest_report_header() -> str:
     import psycogreen
 
-    selector = os.environ.get("GEVENT_LOOP" if NAME == "gevent" else "EVENTLET_HUB", "default")
+    selector = os.environ.get(LOOP_VARIABLE[NAME], "default")
     return f"psycogreen: {psycogreen.implementation} loop on {NAME} ({selector})"
 
 
 @pytest.fixture(scope="session")
-def hub() -> Hub:
+def hub() -> Iterator[Hub]:
     """The hub that PSYCOGREEN_TEST_HUB names."""
-    return {"gevent": gevent_hub, "eventlet": eventlet_hub}[NAME]()
+    hub = make_hub()
+    yield hub
+    hub.end()

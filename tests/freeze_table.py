@@ -364,8 +364,12 @@ def main(dsn: str, name: str, *wanted: str) -> None:
     warnings.simplefilter("ignore")  # eventlet's, of itself
     import fix_hub
 
-    hub = {"gevent": fix_hub.gevent_hub, "eventlet": fix_hub.eventlet_hub}[fix_hub.NAME]()
+    hub = fix_hub.make_hub()
     hub.adapter.make_psycopg_green()
+    hub.program(make_calls, hub, dsn, name, wanted)
+
+
+def make_calls(hub: Any, dsn: str, name: str, wanted: tuple[str, ...]) -> None:
     situation = SITUATIONS[name](hub, dsn)
     for call in CALLS:
         if wanted and call.name not in wanted:

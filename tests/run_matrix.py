@@ -2,9 +2,10 @@
 
 ``python tests/run_matrix.py`` runs {compiled, pure} x {gevent, eventlet} in
 full, and then the tests marked "core" or "hub" with the compiled loop on
-gevent's other loops and eventlet's other hubs. Only the first run has the tests
-marked "once".
-``--core`` runs only the tests marked "core", on the four combinations.
+gevent's other loops, eventlet's other hubs, asyncio and uvloop, and the core
+with the pure loop on asyncio. Only the first run has the tests marked "once".
+``--core`` runs only the tests marked "core", on the four combinations and with
+one loop on asyncio.
 ``--all`` runs the whole suite on the other loops and hubs too, but for the
 tests marked "heavy".
 ``--pure`` leaves the compiled loop out.
@@ -32,6 +33,7 @@ TESTS = Path(__file__).parent
 # a warning fails the test. libuv goes on writing to the memory of such a one.
 OTHER_LOOPS = [("gevent", {"GEVENT_LOOP": name, "GEVENT_DEBUG": "debug"}) for name in ("libuv-cffi", "libev-cffi")]
 OTHER_HUBS = [("eventlet", {"EVENTLET_HUB": name}) for name in ("poll", "selects", "asyncio")]
+ASYNCIO = [("asyncio", {"PSYCOGREEN_TEST_LOOP": name}) for name in ("asyncio", "uvloop")]
 
 # pytest's exit status when no test is selected.
 NOTHING_COLLECTED = 5
@@ -40,13 +42,18 @@ NOTHING_COLLECTED = 5
 def combinations(core: bool, pure_only: bool, everything: bool) -> list[tuple[str, dict[str, str], list[str]]]:
     """Return a title, the environment and pytest's arguments for each run."""
     runs = []
-    for loop in ["pure"] if pure_only else ["compiled", "pure"]:
+    loops = ["pure"] if pure_only else ["compiled", "pure"]
+    for loop in loops:
         for hub in "gevent", "eventlet":
             environment = {"PSYCOGREEN_TEST_HUB": hub, "PSYCOGREEN_NO_EXTENSIONS": "1" if loop == "pure" else ""}
             marks = "core" if core else "not once" if runs else ""
             runs.append((f"{loop} on {hub}", environment, ["-m", marks]))
+    # The compiled loop in full runs on asyncio below.
+    loop = loops[0] if core else "pure"
+    environment = {"PSYCOGREEN_TEST_HUB": "asyncio", "PSYCOGREEN_NO_EXTENSIONS": "1" if loop == "pure" else ""}
+    runs.append((f"{loop} on asyncio", environment, ["-m", "core"]))
     if not core and not pure_only:
-        for hub, chosen in OTHER_LOOPS + OTHER_HUBS:
+        for hub, chosen in OTHER_LOOPS + OTHER_HUBS + ASYNCIO:
             environment = {"PSYCOGREEN_TEST_HUB": hub, "PSYCOGREEN_NO_EXTENSIONS": "", **chosen}
             marks = "not once and not heavy" if everything else "core or hub"
             runs.append((f"compiled on {hub} ({next(iter(chosen.values()))})", environment, ["-m", marks]))

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import greenlet
 import psycopg2
 import pytest
 from fix_faults import (
@@ -310,7 +309,7 @@ def test_who_is_interrupted_leaves_nothing_open(hub: Hub, pair: Pair, hosts: str
         task.kill()
     with pytest.raises(BaseException) as caught:
         task.wait()
-    assert isinstance(caught.value, hub.Timeout if way == "timeout" else greenlet.GreenletExit)
+    assert isinstance(caught.value, hub.Timeout if way == "timeout" else hub.Kill)
     # The exception is alive still, and with it the frames that it went through.
     assert not sockets() - before
     assert hub.watched() == watched

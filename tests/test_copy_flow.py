@@ -10,7 +10,6 @@ import time
 import psycopg2
 import pytest
 from fix_hub import NAME
-from greenlet import GreenletExit
 from psycopg2 import errors
 from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_INTRANS
 
@@ -169,7 +168,7 @@ def test_a_slow_server_slows_the_reader(hub, connect, table):
         hub.sleep(0.1)
     assert rows.given < 3_000_000, "of 30 MB, while the server reads none"
     task.kill()
-    with pytest.raises(GreenletExit):
+    with pytest.raises(hub.Kill):
         task.wait()
 
 

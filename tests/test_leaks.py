@@ -125,7 +125,7 @@ def test_timeouts_of_the_hub(green, dsn, hub):
     assert_nothing_is_left(hub, query, 1_000)
 
 
-@pytest.mark.skipif(NAME != "gevent", reason="eventlet's callback only accepts a timeout")
+@pytest.mark.skipif(NAME == "eventlet", reason="eventlet's callback only accepts a timeout")
 def test_timeouts_of_the_callback(green, dsn, hub):
     limited = functools.partial(hub.wait_callback, timeout=0.01)
 

@@ -3,6 +3,9 @@
 import pytest
 from fix_hub import NAME
 
+if NAME == "asyncio":
+    pytest.skip("asyncio patches nothing", allow_module_level=True)
+
 PATCH = {
     "gevent": "import gevent.monkey; gevent.monkey.patch_all()",
     "eventlet": "import eventlet; eventlet.monkey_patch(psycopg=False)",

@@ -77,7 +77,7 @@ def test_metadata(dist):
     assert metadata["Version"] == psycogreen.__version__
     assert metadata["License-Expression"] == "BSD-3-Clause"
     assert metadata["Requires-Python"] == ">=3.10"
-    assert sorted(metadata.get_all("Provides-Extra")) == ["binary", "eventlet", "gevent", "uwsgi"]
+    assert sorted(metadata.get_all("Provides-Extra")) == ["asyncio", "binary", "eventlet", "gevent", "uwsgi"]
     # Users choose psycopg2 or psycopg2-binary, and their hub.
     assert all("extra ==" in requirement for requirement in metadata.get_all("Requires-Dist"))
     run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)

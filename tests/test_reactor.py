@@ -338,6 +338,11 @@ def test_threads_with_hubs_of_their_own(hub, connect):
 
             run = lambda fn: gevent.spawn(fn).get()  # noqa: E731
             leave = lambda: gevent.get_hub().destroy(destroy_loop=True)  # noqa: E731
+        elif NAME == "asyncio":
+            import asyncio
+
+            run = lambda fn: asyncio.run(hub.adapter.spawn(fn))  # noqa: E731
+            leave = lambda: None  # noqa: E731
         else:
             import eventlet
             import eventlet.hubs
@@ -408,6 +413,21 @@ PREPARE = {
         def wait(task): return task.wait()
         def renew(): eventlet.hubs.use_hub()
     """,
+    "asyncio": """
+        import asyncio, os
+        from psycogreen.asyncio import make_psycopg_green, spawn as spawned
+        if os.environ.get("PSYCOGREEN_TEST_LOOP") == "uvloop":
+            from uvloop import new_event_loop
+        else:
+            from asyncio import new_event_loop
+        loop, fork = new_event_loop(), os.fork
+        def spawn(*args): return loop.create_task(spawned(*args))
+        def sleep(seconds): loop.run_until_complete(asyncio.sleep(seconds))
+        def wait(task): return loop.run_until_complete(task)
+        def renew():
+            global loop
+            loop = new_event_loop()
+    """,
 }
 COMMON = """
     import os, sys, time, gc, greenlet, psycopg2, select
@@ -426,7 +446,7 @@ def prepared(body):
     return head + textwrap.dedent(body)
 
 
-@pytest.mark.skipif(NAME != "gevent", reason="eventlet's hub does not end by itself")
+@pytest.mark.skipif(NAME != "gevent", reason="this hub does not end by itself")
 def test_the_hub_ends_beside_idle_connections(dsn):
     script(
         prepared("""
@@ -571,6 +591,7 @@ def test_a_hub_that_is_replaced(dsn):
     replace = {
         "gevent": "gevent.get_hub().destroy(destroy_loop=True)",
         "eventlet": "eventlet.hubs.use_hub()",
+        "asyncio": "renew()",
     }[NAME]
     printed = script(
         prepared("""
@@ -614,6 +635,7 @@ def test_twice_the_same_socket(hub, pipe):
         task.wait()
 
 
+@pytest.mark.skipif(NAME == "asyncio", reason="no loop of asyncio's runs in the child of a fork")
 def test_a_reactor_that_is_replaced_in_its_own_dispatch(dsn):
     later = {
         "gevent": "gevent.get_hub().loop.run_callback",
@@ -649,7 +671,7 @@ def test_a_reactor_that_is_replaced_in_its_own_dispatch(dsn):
     assert printed == "ended\n"
 
 
-@pytest.mark.skipif(NAME != "gevent", reason="eventlet's hub does not end by itself")
+@pytest.mark.skipif(NAME != "gevent", reason="this hub does not end by itself")
 def test_the_hub_ends_after_a_query_that_was_cut_short(dsn):
     script(
         prepared("""

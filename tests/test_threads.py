@@ -41,7 +41,7 @@ def test_errors_in_a_thread_without_a_hub(connect, hub):
         hub.run_in_thread(connect().cursor().execute, "SELECT 1 / 0")
 
 
-@pytest.mark.skipif(NAME != "gevent", reason="eventlet's callback only accepts a timeout")
+@pytest.mark.skipif(NAME == "eventlet", reason="eventlet's callback only accepts a timeout")
 @pytest.mark.parametrize("state", [POLL_READ, POLL_WRITE])
 def test_timeout_in_a_thread_without_a_hub(state, fake_connection, hub):
     connection = fake_connection(state)
@@ -53,7 +53,7 @@ def test_timeout_in_a_thread_without_a_hub(state, fake_connection, hub):
     assert 0.09 < time.monotonic() - started < 1
 
 
-@pytest.mark.skipif(NAME != "gevent", reason="eventlet's callback only accepts a timeout")
+@pytest.mark.skipif(NAME == "eventlet", reason="eventlet's callback only accepts a timeout")
 @pytest.mark.parametrize("limit", [0, -1, -5])
 def test_no_time_at_all_in_a_thread_without_a_hub(limit, fake_connection, hub):
     # As in a greenlet: see there.
@@ -63,7 +63,7 @@ def test_no_time_at_all_in_a_thread_without_a_hub(limit, fake_connection, hub):
             run(callback, fake_connection(POLL_READ))
 
 
-@pytest.mark.skipif(NAME != "eventlet", reason="gevent's callback heeds it")
+@pytest.mark.skipif(NAME != "eventlet", reason="the other hubs' callbacks heed it")
 @pytest.mark.parametrize("limit", [-1, 0.05, 0, None])
 def test_eventlet_accepts_a_timeout_in_a_thread_without_a_hub(limit, connect, hub):
     cursor = connect().cursor()

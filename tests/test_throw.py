@@ -10,11 +10,7 @@ import weakref
 import psycopg2
 import pytest
 from fix_hub import NAME
-
-if NAME == "gevent":
-    from gevent import GreenletExit
-else:
-    from greenlet import GreenletExit
+from greenlet import GreenletExit
 
 pytestmark = pytest.mark.hub
 
@@ -76,7 +72,7 @@ def test_the_default_kill(warm, connect, hub):
     task = hub.spawn(connection.cursor().execute, "SELECT pg_sleep(0.3)")
     hub.wait_until(lambda: in_query(connection))
     task.kill()
-    with pytest.raises(GreenletExit):
+    with pytest.raises(hub.Kill):
         task.wait()
 
 
@@ -231,7 +227,7 @@ def test_another_greenlet_of_the_same_moment_dies(warm, connect, hub):
 
 
 @pytest.mark.skipif(
-    os.environ.get("EVENTLET_HUB") == "asyncio", reason="an interrupt ends that hub of eventlet for good"
+    NAME == "asyncio" or os.environ.get("EVENTLET_HUB") == "asyncio", reason="an interrupt ends asyncio's loop"
 )
 def test_interrupt_of_the_main_greenlet(connect, hub):
     connection = connect()
@@ -256,6 +252,10 @@ def test_stray_switch(warm, connect, fake_connection, hub):
         from gevent.exceptions import InvalidSwitchError
 
         with pytest.raises(InvalidSwitchError):
+            task.wait()
+        assert connection.closed
+    elif hub.name == "asyncio":
+        with pytest.raises(RuntimeError, match="^Invalid switch"):
             task.wait()
         assert connection.closed
     else:

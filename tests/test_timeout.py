@@ -10,11 +10,11 @@ from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, set_wait_callbac
 
 pytestmark = pytest.mark.hub
 
-gevent_only = pytest.mark.skipif(NAME != "gevent", reason="eventlet's callback only accepts a timeout")
-eventlet_only = pytest.mark.skipif(NAME != "eventlet", reason="gevent's callback heeds it")
+heeded = pytest.mark.skipif(NAME == "eventlet", reason="eventlet's callback only accepts a timeout")
+eventlet_only = pytest.mark.skipif(NAME != "eventlet", reason="the other hubs' callbacks heed it")
 
 
-@gevent_only
+@heeded
 @pytest.mark.core
 def test_it_strikes(connect, hub):
     connection = connect()
@@ -32,7 +32,7 @@ def test_it_strikes(connect, hub):
     hub.wait_until(lambda: hub.watched() == watched)
 
 
-@gevent_only
+@heeded
 def test_it_strikes_while_connecting(fake_server, green, hub):
     silent = fake_server(lambda client, number: silent.over.wait())
     set_wait_callback(functools.partial(hub.wait_callback, timeout=0.1))
@@ -40,7 +40,7 @@ def test_it_strikes_while_connecting(fake_server, green, hub):
         hub.run(psycopg2.connect, f"host=127.0.0.1 port={silent.port} user=x dbname=x")
 
 
-@gevent_only
+@heeded
 def test_it_is_for_each_wait(fake_connection, hub):
     # Four waits of 0.1 s each, with a limit of 0.3 s.
     def again():
@@ -58,7 +58,7 @@ def test_it_is_for_each_wait(fake_connection, hub):
     assert time.monotonic() - started >= 0.4
 
 
-@gevent_only
+@heeded
 def test_it_strikes_while_writing(fake_connection, hub):
     connection = fake_connection(POLL_WRITE)
     connection.fill()
@@ -66,14 +66,14 @@ def test_it_strikes_while_writing(fake_connection, hub):
         hub.run(functools.partial(hub.wait_callback, timeout=0.05), connection)
 
 
-@gevent_only
+@heeded
 @pytest.mark.parametrize("limit", [0, 0.0])
 def test_no_time_at_all(limit, fake_connection, hub):
     with pytest.raises(TimeoutError, match="^timed out$"):
         hub.run(functools.partial(hub.wait_callback, timeout=limit), fake_connection(POLL_READ))
 
 
-@gevent_only
+@heeded
 def test_no_limit_by_default(connect, hub):
     cursor = connect().cursor()
     for limit in {}, {"timeout": None}:
@@ -82,7 +82,7 @@ def test_no_limit_by_default(connect, hub):
         assert cursor.rowcount == 1
 
 
-@gevent_only
+@heeded
 def test_a_query_within_the_limit(connect, hub):
     cursor = connect().cursor()
     set_wait_callback(functools.partial(hub.wait_callback, timeout=5))

@@ -212,7 +212,7 @@ lives = st.lists(st.one_of(actions, togethers), min_size=1, max_size=12)
 @pytest.fixture(scope="module")
 def twins(hub):
     """Both loops over the adapter of this run."""
-    adapter = {"gevent": "_Gevent", "eventlet": "_Eventlet"}[NAME]
+    adapter = {"gevent": "_Gevent", "eventlet": "_Eventlet", "asyncio": "_Asyncio"}[NAME]
     stub = hub.wait_callback.__wrapped__
     return [loop.wait_callback(getattr(hub.adapter, adapter)())(stub) for loop in (_pywaitloop, _waitloop)]
 

@@ -1,0 +1,535 @@
+"""psycopg2 on asyncio.
+
+asyncio has no greenlets. `spawn` brings them: it runs blocking-style code in
+one, which waits by switching to the greenlet that runs the event loop, and is
+switched to from the loop's callbacks. SQLAlchemy's own greenlets serve too.
+"""
+
+import _socket
+import _thread
+import asyncio
+import contextlib
+import contextvars
+import functools
+import os
+import select
+import sys
+from collections.abc import Callable, Generator
+from typing import Any, ParamSpec, TypeVar
+
+try:
+    from greenlet import GreenletExit, getcurrent, greenlet
+    from greenlet import error as GreenletError
+except ImportError as exc:
+    raise ImportError("psycogreen.asyncio needs greenlet: pip install psycogreen[asyncio]") from exc
+
+from psycogreen._loop import wait_callback
+from psycogreen._park import POLL_EITHER, POLL_READ, POLL_WRITE
+from psycogreen._patch import register
+
+__all__ = ["asyncio_wait_callback", "make_psycopg_green", "patch_psycopg", "spawn"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Loop:
+    """An event loop, and what waits on it. It hangs on the loop, and goes with it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        here = getcurrent()
+        # The greenlet in which the loop runs.
+        self.greenlet = here.parent if _is_sqlalchemys(here) else here
+        # What spawn() started and has not ended, what waits in SQLAlchemy's
+        # greenlets, and whoever waits through _Wake.
+        self.spawned: set[_Greenlet] = set()
+        self.turns: dict[greenlet, _Turn] = {}
+        self.waiting: set[greenlet] = set()
+        # Those of the compiled loop.
+        self.reactors: dict[Any, Any] = {}
+        self._pid = os.getpid()
+        # asyncio tells nobody that a loop is closed.
+        self._close_loop = loop.close
+        loop.close = self._close  # type: ignore[method-assign]
+
+    def moved(self) -> Any:
+        """Return the running greenlet, after it has become the one in which the loop runs."""
+        here = getcurrent()
+        if here is not self.greenlet:
+            self.greenlet = here
+            for spawned in self.spawned:
+                with contextlib.suppress(ValueError):  # left behind in another thread
+                    spawned.parent = here
+        return here
+
+    def call(self, fn: Callable[..., object], *args: Any) -> None:
+        """Call *fn*; the loop calls this."""
+        self.moved()
+        fn(*args)
+
+    def can_throw_into(self, found: greenlet) -> bool:
+        """Tell whether the greenlet *found*, which is not running, waits for what is ours."""
+        return not _is_sqlalchemys(found) or found in self.turns
+
+    def refuse(self) -> None:
+        """Refuse to wait in what is no greenlet that can.
+
+        Raises:
+            RuntimeError: It is the one that runs the loop.
+        """
+        ancestor = here = getcurrent()
+        if _is_sqlalchemys(here):
+            return
+        while ancestor is not None:
+            if isinstance(ancestor, _Greenlet):
+                return
+            ancestor = ancestor.parent
+        # A greenlet of somebody else's may wait if a callback of the loop
+        # started it: nobody wants to know there what it comes back with.
+        if here is self.greenlet or asyncio.current_task(self.loop) is not None:
+            raise RuntimeError(
+                "psycopg2 would stop the event loop here: "
+                "have what calls it run by `await psycogreen.asyncio.spawn(function, ...)`"
+            )
+
+    def _close(self) -> None:
+        # After a fork they are the parent's; at the interpreter's end they can't run.
+        if not (self.loop.is_running() or os.getpid() != self._pid or sys.is_finalizing()):
+            self._end()
+        self._close_loop()
+
+    def _end(self) -> None:
+        """End all greenlets, as nothing will wake them."""
+        self.moved()
+        for turn in list(self.turns.values()):
+            turn.never_comes(self)
+        for spawned in list(self.spawned):
+            self._end_one(spawned)
+        _cancel: Any = sys.modules.get("psycogreen._cancel")
+        if _cancel is not None:
+            _cancel.finish_left_to(self)
+        for waiting in list(self.waiting):
+            self._end_one(waiting)
+
+    def _end_one(self, found: greenlet) -> None:
+        exc = asyncio.CancelledError("the event loop is closed")
+        try:
+            found.parent = self.greenlet
+            found.throw(exc)
+        except (GreenletError, ValueError):
+            pass  # left behind in another thread
+        except BaseException as died:
+            if died is not exc:
+                _hub.report(self, died)
+
+
+class _Greenlet(greenlet):  # type: ignore[misc]
+    """What spawn() runs a function in. It keeps the outcome."""
+
+    def __init__(self, hub: _Loop, fn: Callable[[], Any]) -> None:
+        super().__init__()
+        self._hub = hub
+        self._fn: Callable[[], Any] | None = fn
+        self._exception: BaseException | None = None
+        self._result: Any = None
+        #: Is done when the function ends; made where that is not at once.
+        self.ended: asyncio.Future[None] | None = None
+        # Changes of context variables are seen by both.
+        self.gr_context = getcurrent().gr_context
+
+    def start(self) -> None:
+        """Begin, in the greenlet that runs the loop."""
+        self.parent = self._hub.greenlet
+        self.switch()
+
+    def run(self) -> None:
+        self._hub.spawned.add(self)
+        try:
+            assert self._fn is not None
+            self._result = self._fn()
+        except BaseException as exc:
+            self._exception = exc
+        self._fn = None
+        self._hub.spawned.discard(self)
+        if self.ended is not None and not self.ended.done():
+            self.ended.set_result(None)
+
+    def interrupt(self, exc: BaseException) -> None:
+        """Throw *exc* where the function waits; it goes on until it waits again or ends."""
+        hub = self._hub
+        here = getcurrent()
+        if here is not hub.greenlet:
+            if hub.loop.is_running():
+                hub.loop.call_soon(hub.call, self.interrupt, exc)
+                return
+            self.parent = here
+        if not self.dead:
+            self.throw(exc)
+
+    def outcome(self) -> Any:
+        """Return the function's result or raise its exception, once."""
+        exc, self._exception = self._exception, None
+        if exc is None:
+            return self._result
+        try:
+            raise exc
+        finally:
+            del exc  # its traceback holds this frame
+
+
+def _is_sqlalchemys(found: Any) -> bool:
+    # The mark by which SQLAlchemy's await_only() knows its own.
+    return getattr(found, "__sqlalchemy_greenlet_provider__", False)
+
+
+class _Wake:
+    """Wakes the greenlet that made it, while that waits; the loop calls it."""
+
+    def __init__(self, hub: _Loop) -> None:
+        self._hub = hub
+        self._greenlet = getcurrent()
+
+    def wait(self) -> None:
+        """Wait until it is called."""
+        hub, me = self._hub, self._greenlet
+        hub.waiting.add(me)
+        try:
+            result = _switch(hub)
+        finally:
+            hub.waiting.discard(me)
+            self._greenlet = None
+        if result is not self:
+            _hub.misdirected(hub, result)
+
+    def __call__(self, done: Any = None) -> None:
+        self._hub.moved()
+        if self._greenlet is not None:
+            self._greenlet.switch(self)
+
+    def throw(self, exc: BaseException) -> None:
+        self._hub.moved()
+        if self._greenlet is not None:
+            self._greenlet.throw(exc)
+
+
+class _Asyncio:
+    """What the wait loop needs of asyncio."""
+
+    #: The greenlets that may switch to the loop without more ado.
+    own = _Greenlet
+
+    def current(self) -> _Loop | None:
+        loop: Any = asyncio._get_running_loop()
+        if loop is None:
+            return None
+        try:
+            hub: _Loop = loop._psycogreen
+        except AttributeError:
+            hub = loop._psycogreen = _Loop(loop)
+        return hub
+
+    def here(self) -> _Loop:
+        """Return the running loop, of which the running greenlet may wait for something."""
+        hub = self.current()
+        assert hub is not None
+        hub.refuse()
+        return hub
+
+    def wait_read(self, fd: int, timeout: float | None) -> None:
+        self.wait(fd, POLL_READ, timeout)
+
+    def wait_write(self, fd: int, timeout: float | None) -> None:
+        self.wait(fd, POLL_WRITE, timeout)
+
+    def wait_either(self, fd: int, timeout: float | None) -> None:
+        self.wait(fd, POLL_EITHER, timeout)
+
+    def limit(self, timeout: float | None) -> float | None:
+        return timeout
+
+    def poll(self) -> Any:
+        return select.poll()
+
+    def wait(self, fd: int, state: int, seconds: float | None) -> None:
+        hub = self.here()
+        wake = _Wake(hub)
+        timer = None
+        # Under a number of its own: the loop has one reader for each, and that
+        # one may be the user's, who listens for notifications.
+        fd = os.dup(fd)
+        try:
+            if seconds is not None:
+                timer = hub.loop.call_later(seconds, wake.throw, TimeoutError("timed out"))
+            if state != POLL_WRITE:
+                hub.loop.add_reader(fd, wake)
+            if state != POLL_READ:
+                hub.loop.add_writer(fd, wake)
+            wake.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if not hub.loop.is_closed():
+                if state != POLL_WRITE:
+                    hub.loop.remove_reader(fd)
+                if state != POLL_READ:
+                    hub.loop.remove_writer(fd)
+            os.close(fd)
+
+    def wait_for(self, hub: _Loop, future: "asyncio.Future[T]") -> T:
+        """Park until *future* is done; return or raise what it has."""
+        wake = _Wake(hub)
+        future.add_done_callback(wake)
+        try:
+            wake.wait()
+        except BaseException:
+            future.cancel()
+            raise
+        return future.result()
+
+    def timeout(self, seconds: float) -> Any:
+        return _Timeout(self.here(), seconds)
+
+    def getaddrinfo(self, host: str) -> list[Any]:
+        hub = self.here()
+        found = hub.loop.create_task(hub.loop.getaddrinfo(host, None, type=_socket.SOCK_STREAM))
+        return self.wait_for(hub, found)
+
+    def call_soon(self, hub: _Loop, fn: Callable[..., object], *args: Any) -> None:
+        hub.loop.call_soon(hub.call, fn, *args)
+
+    def pause(self) -> None:
+        hub = self.here()
+        wake = _Wake(hub)
+        hub.loop.call_soon(wake)
+        wake.wait()
+
+    def start_thread(self, fn: Callable[..., object], *args: Any) -> None:
+        _thread.start_new_thread(fn, args)
+
+    def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+        hub = self.here()
+        return self.wait_for(hub, hub.loop.run_in_executor(None, fn, *args))
+
+    def greenlet(self, hub: _Loop) -> Any:
+        return hub.greenlet
+
+    def can_throw_into(self, hub: _Loop, found: Any) -> bool:
+        return hub.can_throw_into(found)
+
+    def switch(self, hub: _Loop) -> Any:
+        hub.refuse()
+        return _switch(hub)
+
+    def moved(self, hub: _Loop) -> Any:
+        return hub.moved()
+
+    def watch(self, hub: _Loop, fd: int, callback: Callable[..., object]) -> "_Watch":
+        return _Watch(hub.loop, fd, callback)
+
+    def report(self, hub: _Loop, exc: BaseException) -> None:
+        if isinstance(exc, (KeyboardInterrupt, SystemExit)):
+            raise exc
+        hub.loop.call_exception_handler({"message": "Unhandled exception in a greenlet", "exception": exc})
+
+    def misdirected(self, hub: _Loop, result: object) -> None:
+        raise RuntimeError(f"Invalid switch into a greenlet that waits for PostgreSQL: got {result!r}")
+
+
+def _switch(hub: _Loop) -> Any:
+    """Switch to the loop; return what the running greenlet is switched back to with."""
+    if _is_sqlalchemys(getcurrent()):
+        return _switch_through_sqlalchemy(hub)
+    return hub.greenlet.switch()
+
+
+def _switch_through_sqlalchemy(hub: _Loop) -> Any:
+    """Switch to the loop from a greenlet of SQLAlchemy's, the parent of which awaits what it is switched to with.
+
+    Only that parent, which runs in the task, may have the greenlet go on.
+    Whoever else switches to it is switched back to at once, and the task told.
+    """
+    me = getcurrent()
+    turn = _Turn(hub.loop)
+    value: Any = turn
+    exc: BaseException | None = None
+    hub.turns[me] = turn
+    try:
+        while True:
+            try:
+                switched = me.parent.switch(value)
+            except BaseException as thrown:
+                exc = thrown
+            else:
+                if not turn.has_come:
+                    result = switched
+            if turn.has_come or not turn.is_awaited:
+                break
+            turn.call()
+            value = None
+        if exc is not None:
+            raise exc
+        return result
+    finally:
+        del hub.turns[me]
+        del exc  # its traceback holds this frame
+
+
+class _Turn:
+    """The turn of a task: what it awaits until it is called."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._called = loop.create_future()
+        self._task: Any = asyncio.current_task(loop)
+        #: The task awaits it.
+        self.is_awaited = False
+        #: The task has gone on, be it that it was called or cancelled.
+        self.has_come = False
+
+    def __await__(self) -> Generator[Any, None, None]:
+        self.is_awaited = True
+        try:
+            yield from self._called
+        finally:
+            self.has_come = True
+
+    def call(self) -> None:
+        if not self._called.done():
+            self._called.set_result(None)
+
+    def never_comes(self, hub: _Loop) -> None:
+        """End the task's coroutine, as the collector would: but that might do so within another greenlet."""
+        try:
+            self._task.get_coro().close()
+        except Exception as exc:
+            hub.loop.call_exception_handler({"message": "Unhandled exception in a coroutine", "exception": exc})
+
+
+class _Watch:
+    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, callback: Callable[..., object]) -> None:
+        self._loop = loop
+        self._fd = fd
+        # The loop would keep the context of whoever happens to be the first.
+        contextvars.Context().run(loop.add_reader, fd, callback)
+
+    def hold(self, awaited: bool) -> None:
+        pass  # a loop runs until it is told to stop
+
+    def stop(self) -> None:
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._fd)
+
+
+class _Timeout(BaseException):
+    """Is thrown into the greenlet that is in its block when *seconds* have passed."""
+
+    def __init__(self, hub: _Loop, seconds: float) -> None:
+        self._hub = hub
+        self._seconds = seconds
+
+    def __enter__(self) -> "_Timeout":
+        self._greenlet = getcurrent()
+        self._timer = self._hub.loop.call_later(self._seconds, self._hub.call, self._strike)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._timer.cancel()
+
+    def _strike(self) -> None:
+        if self._hub.can_throw_into(self._greenlet):
+            self._greenlet.throw(self)
+        else:
+            self._timer = self._hub.loop.call_later(0.01, self._hub.call, self._strike)
+
+
+_hub = _Asyncio()
+
+
+async def spawn(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run blocking-style code in a greenlet of the running loop.
+
+    While it waits for PostgreSQL the loop runs on. Everything else must not
+    block: it would block the loop. The code runs in the caller's context, so
+    that each sees the context variables that the other sets. To cancel the
+    task that awaits this throws the CancelledError into the code where it
+    waits, which ends its query in the server and its connection. A
+    cancellation wins over a result that is there but was not yet fetched.
+
+    Args:
+        fn: The function.
+        args, kwargs: Its arguments.
+
+    Returns:
+        What *fn* returned.
+
+    Raises:
+        RuntimeError: No loop runs in this thread.
+        BaseException: Whatever *fn* raised.
+    """
+    asyncio.get_running_loop()
+    hub = _hub.current()
+    assert hub is not None
+    spawned = _Greenlet(hub, functools.partial(fn, *args, **kwargs))
+    start = None
+    if getcurrent() is hub.greenlet:
+        spawned.start()
+    else:  # an eager task's first step, within another greenlet
+        start = hub.loop.call_soon(hub.call, spawned.start)
+    while not spawned.dead:
+        spawned.ended = hub.loop.create_future()
+        try:
+            await spawned.ended
+        except BaseException as exc:
+            if start is not None:
+                start.cancel()
+            if spawned.dead or not spawned:
+                raise
+            if isinstance(exc, GeneratorExit):  # close(): nobody waits any more
+                spawned.interrupt(GreenletExit())
+                raise
+            spawned.interrupt(exc)
+    result: T = spawned.outcome()
+    return result
+
+
+@wait_callback(_hub)
+def asyncio_wait_callback(conn: Any, timeout: float | None = None) -> None:
+    """Wait until psycopg2's connection *conn* is done; let the event loop run.
+
+    psycopg2 calls it: see "Support for coroutine libraries" in its
+    documentation. In a thread in which no loop runs, it waits alone.
+
+    Args:
+        conn: The connection that waits.
+        timeout: Seconds that each single wait for the server may take, None
+            for no limit. Use it through ``functools.partial``.
+
+    Raises:
+        RuntimeError: There is no greenlet here that could wait: see `spawn`.
+        TimeoutError: A wait took longer than *timeout*.
+        psycopg2.Error: The query, the connection or the poll failed.
+    """
+
+
+def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
+    """Make psycopg2 cooperate with asyncio, for the whole process.
+
+    Whatever then calls psycopg2 in a thread that runs an event loop is to be
+    run by `spawn`. Undo it with
+    ``psycopg2.extensions.set_wait_callback(None)``.
+
+    Args:
+        connections: Have ``psycopg2.connect()`` hand out connections that no
+            call on them can make stop the loop, and whose queries end in the
+            server too when their task is cancelled. False registers the wait
+            callback alone.
+        cancel: Have the server cancel the query of such a connection when an
+            exception ends the wait for it.
+
+    Raises:
+        ImportError: psycopg2 is not installed or has no wait callbacks.
+    """
+    register(asyncio_wait_callback, _hub, connections, cancel)
+
+
+patch_psycopg = make_psycopg_green
