@@ -181,12 +181,7 @@ cdef class Bell:
         if self.reactor != NULL:
             # A greenlet of the batch may give the hub another reactor.
             reactor = <Reactor>self.reactor
-            try:
-                reactor.dispatch()
-            except BaseException as exc:
-                # A signal handler's, for one. If it escaped, the hub would
-                # watch the descriptor no longer.
-                reactor.adapter.report(reactor.hub, exc)
+            reactor.dispatch()
 
 
 cdef class Reactor:
@@ -432,7 +427,18 @@ cdef class Reactor:
             elif monotonic() > until:
                 break
         if self.forks == forks and self.held and not self.parked:
+            self.release()
+        return 0
+
+    cdef int release(self) except -1:
+        """Let the hub end."""
+        try:
             self.hold(False)
+        except BaseException as exc:
+            # A signal handler's. If it escaped from here, the hub would watch
+            # the descriptor no longer. Not caught in a frame that is copied
+            # at each switch.
+            self.adapter.report(self.hub, exc)
         return 0
 
     cdef bint dispatch_batch(self) except -1:

@@ -104,6 +104,11 @@ class Proxy:
                 opened.shutdown(socket.SHUT_RDWR)
             opened.close()
 
+    def refuse(self) -> None:
+        """Take no more connections."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
     def _serve(self) -> None:
         while True:
             try:

@@ -1,5 +1,6 @@
 """Green connections: who gets one, what they are, and how they are closed."""
 
+import contextlib
 import functools
 import gc
 import os
@@ -348,7 +349,8 @@ def test_close_by_the_greenlet_itself(hub: Hub, connect: Any) -> None:
     class Closing(extensions.connection):
         def poll(self) -> int:
             if tasks:
-                self.close()
+                with contextlib.suppress(Exception):  # as Python does with what __del__ raises
+                    self.close()
             return super().poll()
 
     tasks: list[Any] = []
@@ -357,6 +359,24 @@ def test_close_by_the_greenlet_itself(hub: Hub, connect: Any) -> None:
     with CLOSED:
         tasks[0].wait()
     assert conn.closed
+
+
+def test_close_by_the_thread_itself(hub: Hub, connect: Any) -> None:
+    """The same in a thread without a hub, which can't see to it later."""
+
+    class Closing(extensions.connection):
+        def poll(self) -> int:
+            if self.status == extensions.STATUS_BEGIN and not refused:
+                refused.append(True)
+                with pytest.raises(psycopg2.ProgrammingError, match="^close cannot be used while another greenlet"):
+                    self.close()
+            return super().poll()
+
+    refused: list[bool] = []
+    conn = connect(connection_factory=Closing)
+    hub.run_in_thread(conn.cursor().execute, "SELECT pg_sleep(0.05)")
+    assert refused
+    assert not conn.closed
 
 
 def test_poll_still_collects_notifications(hub: Hub, connect: Any) -> None:

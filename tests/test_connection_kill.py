@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import fix_faults
 import psycopg2
 import pytest
 from clock import clock
@@ -277,6 +278,23 @@ def test_cancel(hub: Hub, query: str, connect: Any, active: Any, monkeypatch: An
         task.wait()
     leaks.check()
     assert not _cancel._pending
+
+
+@pytest.mark.parametrize("libpq", ["17", "older"])
+def test_cancel_where_nobody_listens_any_more(
+    hub: Hub, connect: Any, tcp_dsn: str, monkeypatch: Any, libpq: str
+) -> None:
+    if libpq == "older":
+        monkeypatch.setattr(_cancel, "_can_request", lambda: False)
+    server = psycopg2.extensions.parse_dsn(tcp_dsn)
+    through = fix_faults.Proxy((server["hostaddr"], int(server["port"])))
+    try:
+        conn = connect(make_dsn(tcp_dsn, port=through.port))
+        through.refuse()
+        with pytest.raises(psycopg2.OperationalError, match="Connection refused|error 111"):
+            hub.run(conn.cancel)
+    finally:
+        through.close()
 
 
 @pytest.mark.parametrize("libpq", ["17", "older"])
