@@ -736,8 +736,8 @@ def test_two_greenlets_that_wait_for_one_connection(hub, pipe, connect):
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
 def test_a_signal_handler_that_raises_in_the_hub(kind, hub, connect, monkeypatch, capfd):
-    if ON_ASYNCIO and kind is KeyboardInterrupt:
-        pytest.skip("an interrupt ends that hub of eventlet for good")
+    if (ON_ASYNCIO or NAME == "asyncio") and kind is KeyboardInterrupt:
+        pytest.skip("an interrupt ends asyncio's loop")
     hold = hub.adapter._Watch.hold
     due = []
 
