@@ -19,6 +19,7 @@ eventlet_only = pytest.mark.skipif(NAME != "eventlet", reason="the other hubs' c
 def test_it_strikes(connect, hub):
     connection = connect()
     connection.cursor().execute("SELECT 1")
+    hub.sleep()  # libuv watches for the reactor until the wake-up that this came from has ended
     watched = hub.watched()
     set_wait_callback(functools.partial(hub.wait_callback, timeout=0.1))
     started = time.monotonic()
