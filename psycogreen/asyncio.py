@@ -46,6 +46,8 @@ class _Loop:
         self.spawned: set[_Greenlet] = set()
         self.turns: dict[greenlet, _Turn] = {}
         self.waiting: set[greenlet] = set()
+        # What the loop may still watch, though the wait for it has ended.
+        self.ended: set[_Descriptor] = set()
         # Those of the compiled loop.
         self.reactors: dict[Any, Any] = {}
         self._pid = os.getpid()
@@ -97,6 +99,8 @@ class _Loop:
         # After a fork they are the parent's; at the interpreter's end they can't run.
         if not (self.loop.is_running() or os.getpid() != self._pid or sys.is_finalizing()):
             self._end()
+            for descriptor in list(self.ended):
+                descriptor.close()
         self._close_loop()
 
     def _end(self) -> None:
@@ -213,6 +217,56 @@ class _Wake:
             self._greenlet.throw(exc)
 
 
+class _Descriptor:
+    """A descriptor that the loop watches, for one wait.
+
+    Under a number of its own: the loop has one reader for each, and that one may
+    be the user's, who listens for notifications.
+
+    The loop is told of it in its own greenlet. uvloop's libuv keeps a pointer
+    to its C stack while it calls back, and follows it when it is told something:
+    in another greenlet that stack is somebody else's.
+    """
+
+    def __init__(self, hub: _Loop, fd: int, state: int, wake: _Wake) -> None:
+        self._hub = hub
+        self._state = state
+        self._wake = wake
+        self._is_watched = False
+        self._fd = os.dup(fd)
+        hub.loop.call_soon(self._watch)
+
+    def _watch(self) -> None:
+        if self in self._hub.ended:
+            return
+        self._is_watched = True
+        try:
+            if self._state != POLL_WRITE:
+                self._hub.loop.add_reader(self._fd, self._wake)
+            if self._state != POLL_READ:
+                self._hub.loop.add_writer(self._fd, self._wake)
+        except Exception as exc:
+            self._wake.throw(exc)
+
+    def end(self) -> None:
+        """End the watch, as soon as the loop can."""
+        self._hub.ended.add(self)
+        if self._hub.loop.is_closed():
+            self.close()
+        else:
+            self._hub.loop.call_soon(self.close)
+
+    def close(self) -> None:
+        """End the watch at once."""
+        if self not in self._hub.ended:
+            return
+        if self._is_watched and not self._hub.loop.is_closed():
+            self._hub.loop.remove_reader(self._fd)
+            self._hub.loop.remove_writer(self._fd)
+        os.close(self._fd)
+        self._hub.ended.discard(self)
+
+
 class _Asyncio:
     """What the wait loop needs of asyncio."""
 
@@ -255,26 +309,15 @@ class _Asyncio:
         hub = self.here()
         wake = _Wake(hub)
         timer = None
-        # Under a number of its own: the loop has one reader for each, and that
-        # one may be the user's, who listens for notifications.
-        fd = os.dup(fd)
+        descriptor = _Descriptor(hub, fd, state, wake)
         try:
             if seconds is not None:
                 timer = hub.loop.call_later(seconds, wake.throw, TimeoutError("timed out"))
-            if state != POLL_WRITE:
-                hub.loop.add_reader(fd, wake)
-            if state != POLL_READ:
-                hub.loop.add_writer(fd, wake)
             wake.wait()
         finally:
             if timer is not None:
                 timer.cancel()
-            if not hub.loop.is_closed():
-                if state != POLL_WRITE:
-                    hub.loop.remove_reader(fd)
-                if state != POLL_READ:
-                    hub.loop.remove_writer(fd)
-            os.close(fd)
+            descriptor.end()
 
     def wait_for(self, hub: _Loop, future: "asyncio.Future[T]") -> T:
         """Park until *future* is done; return or raise what it has."""
@@ -409,13 +452,21 @@ class _Watch:
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, callback: Callable[..., object]) -> None:
         self._loop = loop
         self._fd = fd
-        # The loop would keep the context of whoever happens to be the first.
-        contextvars.Context().run(loop.add_reader, fd, callback)
+        self._callback = callback
+        self._stopped = False
+        # In the loop's own greenlet: see _Descriptor. And in no context: the
+        # loop would keep that of whoever happens to be the first.
+        contextvars.Context().run(loop.call_soon, self._start)
+
+    def _start(self) -> None:
+        if not self._stopped:
+            self._loop.add_reader(self._fd, self._callback)
 
     def hold(self, awaited: bool) -> None:
         pass  # a loop runs until it is told to stop
 
     def stop(self) -> None:
+        self._stopped = True
         if not self._loop.is_closed():
             self._loop.remove_reader(self._fd)
 
