@@ -7,7 +7,7 @@
    enough for Python 2. The memory in which Python 3.11 and later put frames,
    the exceptions being handled and the context variables are left as they are:
    two requests write over each other's frames, and the worker crashes. From
-   2.0.28 on uWSGI also uses the GIL always, and waits for ever for the one that
+   2.0.27 on uWSGI also uses the GIL always, and waits for ever for the one that
    the request it has suspended holds.
 
    So install() puts functions around the two that see to the rest. They are
