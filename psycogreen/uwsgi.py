@@ -159,7 +159,8 @@ class _Uwsgi:
     def __init__(self) -> None:
         self._main = _Main()
         # Returns uWSGI's number of the core that runs, 0 where none does, None in another thread.
-        self._number: Callable[[], int | None]
+        # Until set_up() each wait is one without others.
+        self._number: Callable[[], int | None] = lambda: None
         # Whether native threads run while all requests wait.
         self._threads = True
         # By uWSGI's number. As many as uWSGI's option async says.
