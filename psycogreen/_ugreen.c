@@ -7,7 +7,7 @@
    enough for Python 2. The memory in which Python 3.11 and later put frames,
    the exceptions being handled and the context variables are left as they are:
    two requests write over each other's frames, and the worker crashes. From
-   2.0.28 on uWSGI also uses the GIL always, and waits for ever for the one that
+   2.0.27 on uWSGI also uses the GIL always, and waits for ever for the one that
    the request it has suspended holds.
 
    So install() puts functions around the two that see to the rest. They are
@@ -39,6 +39,10 @@ static PyObject *first_context;
 
 /* The request that runs; NULL on the main stack. */
 static void *running;
+
+/* Whether the main stack keeps the GIL, as without enable-threads: then a
+   suspended request must leave it to the main stack. */
+static int gil_kept;
 
 typedef struct Core {
     void *request; /* uWSGI's struct, the same for all requests of an async core */
@@ -125,6 +129,7 @@ static void suspend(void *request)
     Core *core;
 
     if (request == NULL) { /* the main stack, before it goes to a request */
+        gil_kept = PyGILState_Check();
         uwsgi_suspend(NULL);
         request = uwsgi_current();
         core = find(request, 0);
@@ -145,8 +150,8 @@ static void suspend(void *request)
     running = NULL;
     PyGILState_Release(state);
     /* The application holds it, in uwsgi.suspend(); uWSGI's own functions have given it back. */
-    core->gave_gil = held;
-    if (held)
+    core->gave_gil = held && !gil_kept;
+    if (core->gave_gil)
         PyEval_SaveThread();
 }
 
@@ -191,14 +196,12 @@ static hook *slot(hook *plugin, hook function)
 }
 
 PyDoc_STRVAR(install_doc,
-"install(uwsgi)\n--\n\n"
-"Have uWSGI's Python plugin keep what CPython needs for each suspended request.\n\n"
-"Args:\n"
-"    uwsgi: The module, of a uWSGI with enable-threads.\n\n"
+"install()\n--\n\n"
+"Have the Python plugin of uWSGI, in which this runs, keep what CPython needs for each suspended request.\n\n"
 "Raises:\n"
-"    RuntimeError: It is none whose plugin has a known form, or this is not its main interpreter.");
+"    RuntimeError: Its plugin has no known form, or this is not its main interpreter.");
 
-static PyObject *install(PyObject *self, PyObject *uwsgi)
+static PyObject *install(PyObject *self, PyObject *unused)
 {
     hook *plugin, *suspend_slot, *resume_slot;
 
@@ -220,19 +223,29 @@ static PyObject *install(PyObject *self, PyObject *uwsgi)
         PyErr_SetString(PyExc_RuntimeError, "psycogreen does not know this uWSGI's Python plugin: pip install uwsgi");
         return NULL;
     }
-    Py_XSETREF(wait_fd_read, PyObject_GetAttrString(uwsgi, "wait_fd_read"));
-    Py_XSETREF(suspend_request, PyObject_GetAttrString(uwsgi, "suspend"));
-    if (wait_fd_read == NULL || suspend_request == NULL)
-        return NULL;
     thread = PyThreadState_Get();
     *suspend_slot = suspend;
     *resume_slot = resume;
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(use_doc,
+"use(uwsgi)\n--\n\n"
+"Have wait() call the functions of the module *uwsgi*.");
+
+static PyObject *use(PyObject *self, PyObject *uwsgi)
+{
+    Py_XSETREF(wait_fd_read, PyObject_GetAttrString(uwsgi, "wait_fd_read"));
+    Py_XSETREF(suspend_request, PyObject_GetAttrString(uwsgi, "suspend"));
+    if (wait_fd_read == NULL || suspend_request == NULL)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(core_doc,
 "core()\n--\n\n"
-"Return a number that stands for the async core whose request runs, 0 on the main stack, None in another thread.");
+"Return a number that stands for the async core whose request runs, 0 on the main stack, None in another thread.\n\n"
+"It knows from what install() has put in.");
 
 static PyObject *core(PyObject *self, PyObject *unused)
 {
@@ -286,7 +299,8 @@ static PyObject *timer(PyObject *self, PyObject *seconds)
 }
 
 static PyMethodDef methods[] = {
-    {"install", install, METH_O, install_doc},
+    {"install", install, METH_NOARGS, install_doc},
+    {"use", use, METH_O, use_doc},
     {"core", core, METH_NOARGS, core_doc},
     {"wait", wait, METH_O, wait_doc},
     {"timer", timer, METH_O, timer_doc},

@@ -1,13 +1,19 @@
-"""psycopg2 on uWSGI's own green threads: uGreen.
+"""psycopg2 on uWSGI's own green threads: uGreen, and its plugin greenlet.
 
-uWSGI runs each request on an async core, which with uGreen is a C stack. To
-wait is to register a descriptor and to suspend: uWSGI's loop runs other cores,
-and resumes this one when the descriptor can be read. CPython needs some help
-with that, see ``_ugreen.c``. Nobody can throw an exception into a core, so what
-would (a timeout, a close() in another request) wakes it, and it raises.
+uWSGI runs each request on an async core, which with uGreen is a C stack, and
+with the plugin a greenlet. To wait is to register a descriptor and to suspend:
+uWSGI's loop runs other cores, and resumes this one when the descriptor can be
+read. With uGreen CPython needs some help, see ``_ugreen.c``. Nobody can throw
+an exception into a core, so what would (a timeout, a close() in another
+request) wakes it, and it raises.
 
-uGreen patches nothing: a lock of the standard library that is held over a query
+uWSGI patches nothing: a lock of the standard library that is held over a query
 stops whoever asks for it, and with it the worker.
+
+Where native threads stand still (without ``enable-threads``, and with the
+plugin) what else goes to one is done at once, while no other request runs:
+names are resolved, the files of large objects read and written, and the server
+is asked to cancel a query.
 """
 
 import _socket
@@ -23,7 +29,7 @@ from typing import Any
 
 from psycogreen import _parked
 from psycogreen._loop import wait_callback
-from psycogreen._park import POLL_READ
+from psycogreen._park import POLL_READ, ThreadTimeout
 from psycogreen._patch import register
 
 # What is missing is told by make_psycopg_green().
@@ -45,6 +51,10 @@ __all__ = ["make_psycopg_green", "patch_psycopg", "uwsgi_wait_callback"]
 # The smallest stack, in bytes, in which CPython comes to its recursion limit
 # before the stack ends, and with it the worker.
 STACK = 1 << 20
+
+# Seconds after which a request to cancel a query is given up, for which all of
+# the worker's requests wait: where there are no threads.
+PATIENCE = 1.0
 
 
 class _Main:
@@ -148,6 +158,11 @@ class _Uwsgi:
 
     def __init__(self) -> None:
         self._main = _Main()
+        # Returns uWSGI's number of the core that runs, 0 where none does, None in another thread.
+        # Until set_up() each wait is one without others.
+        self._number: Callable[[], int | None] = lambda: None
+        # Whether native threads run while all requests wait.
+        self._threads = True
         # By uWSGI's number. As many as uWSGI's option async says.
         self._cores: dict[int, _Core] = {}
         # What is to be called on behalf of the main stack, which runs no
@@ -155,9 +170,33 @@ class _Uwsgi:
         self._due: list[tuple[Callable[..., object], Any]] = []
         self._calling = False
 
+    def set_up(self) -> None:
+        """Be ready for the engine that uWSGI's options name.
+
+        Raises:
+            RuntimeError: This uWSGI has an unknown form.
+        """
+        if "greenlet" in uwsgi.opt:
+            # It takes the GIL once, for ever.
+            self._threads = False
+            self._thread = _thread.get_ident()
+            self._number = self._number_by_greenlet
+        else:
+            _ugreen.install()
+            self._threads = bool(uwsgi.has_threads)
+            self._number = _ugreen.core
+        _ugreen.use(uwsgi)
+
+    def _number_by_greenlet(self) -> int | None:
+        if _thread.get_ident() != self._thread:
+            return None
+        # The plugin makes a greenlet for each request, with this.
+        number: int = getattr(getcurrent(), "uwsgi_wsgi_req", 0)
+        return number
+
     def running(self) -> Any:
         """Return what runs in this thread: a core, the main stack, or a greenlet of another thread."""
-        number = _ugreen.core()
+        number = self._number()
         if number is None:
             return getcurrent()
         return self._core(number) if number and not self._calling else self._main
@@ -169,7 +208,7 @@ class _Uwsgi:
         return core
 
     def current(self) -> _Core | None:
-        number = _ugreen.core()
+        number = self._number()
         return self._core(number) if number else None
 
     def _wait(self, fd: int, flags: int, timeout: float | None) -> None:
@@ -229,9 +268,15 @@ class _Uwsgi:
         self.call_those_due()
 
     def start_thread(self, fn: Callable[..., object], *args: Any) -> None:
-        _thread.start_new_thread(fn, args)
+        if self._threads:
+            _thread.start_new_thread(fn, args)
+            return
+        with contextlib.suppress(ThreadTimeout), ThreadTimeout(PATIENCE):
+            fn(*args)
 
     def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+        if not self._threads:
+            return fn(*args)
         ended, end = os.pipe()
         outcome: list[Any] = []
 
@@ -285,10 +330,14 @@ def uwsgi_wait_callback(conn: Any, timeout: float = -1) -> None:
 
 
 def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
-    """Make psycopg2 cooperate with uWSGI's uGreen, for the whole process.
+    """Make psycopg2 cooperate with uWSGI's uGreen, or its plugin greenlet, for the whole process.
 
     Call it where the application is loaded. Undo it with
     ``psycopg2.extensions.set_wait_callback(None)``.
+
+    With uGreen set ``enable-threads = true``. Without it, and with the plugin,
+    all requests of the worker wait while a host's name is resolved, and, for a
+    second at most, while the server is asked to cancel a query.
 
     Args:
         connections: Have ``psycopg2.connect()`` hand out connections that no
@@ -304,7 +353,7 @@ def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
             message says what to do.
     """
     _check()
-    _ugreen.install(uwsgi)
+    _hub.set_up()
     _parked.ask(_hub.running)
     register(uwsgi_wait_callback, _hub, connections, cancel)
 
@@ -326,28 +375,28 @@ def _check() -> None:
     options = uwsgi.opt
     if "gevent" in options:
         raise RuntimeError("uWSGI runs gevent: use psycogreen.gevent.make_psycopg_green()")
-    if "ugreen" not in options:
+    if "ugreen" not in options and "greenlet" not in options:
         raise RuntimeError(
             "uWSGI runs no green threads that psycogreen.uwsgi knows:"
             " set async = 20, ugreen = true, ugreen-stacksize = 512, or gevent = 20 and use psycogreen.gevent"
         )
     if uwsgi.cores < 2:
         raise RuntimeError("uWSGI's option ugreen does nothing without async: set async = 20, or more")
-    if not uwsgi.has_threads:
-        raise RuntimeError("psycogreen needs native threads for what can only block: set enable-threads = true")
+    if getcurrent is None:
+        raise ImportError("psycogreen.uwsgi needs greenlet: pip install psycogreen[uwsgi]")
+    if _ugreen is None:
+        raise RuntimeError(
+            "uWSGI's green threads need psycogreen's compiled modules, and they are not here:"
+            " install psycogreen where there is a C compiler, or set gevent = 20 and use psycogreen.gevent"
+        )
+    if "greenlet" in options:
+        return
     stack = int(options.get("ugreen-stacksize", 0)) * os.sysconf("SC_PAGE_SIZE") or 256 * 1024  # uWSGI's default
     if stack < STACK:
         raise RuntimeError(
             f"uGreen's stacks have {stack // 1024} kB, which Python code can overflow, by which the worker crashes:"
             " set ugreen-stacksize = 512 (in pages)"
         )
-    if getcurrent is None:
-        raise ImportError("psycogreen.uwsgi needs greenlet: pip install psycogreen[uwsgi]")
     if sys.version_info >= (3, 14):
         # It compares the stack pointer with the bounds of the thread's own stack.
         raise RuntimeError("uGreen can't run CPython 3.14 and later: set gevent = 20 and use psycogreen.gevent")
-    if _ugreen is None:
-        raise RuntimeError(
-            "uGreen needs psycogreen's compiled modules, and they are not here:"
-            " install psycogreen where there is a C compiler, or set gevent = 20 and use psycogreen.gevent"
-        )

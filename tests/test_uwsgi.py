@@ -1,10 +1,18 @@
-"""uWSGI: its green threads, uGreen, with psycogreen.uwsgi, and its gevent loop with psycogreen.gevent."""
+"""uWSGI: its green threads with psycogreen.uwsgi, and its gevent loop with psycogreen.gevent.
 
+PSYCOGREEN_TEST_UWSGI is the path of another uWSGI to test: up to 2.0.26 one has no
+threads unless told to. It must be built for this Python.
+"""
+
+import itertools
+import os
 import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +23,11 @@ import pytest
 from fix_servers import LOOPS, PATIENCE, ROOT, Server, wait_until
 
 import psycogreen.uwsgi
+from psycogreen._park import POLL_READ, wait_in_thread
 
 pytestmark = pytest.mark.once
 
-UWSGI = Path(sys.executable).with_name("uwsgi")
+UWSGI = Path(os.environ.get("PSYCOGREEN_TEST_UWSGI") or Path(sys.executable).with_name("uwsgi"))
 
 #: What both examples and the test's application are set to.
 AT_ONCE = 20
@@ -30,7 +39,7 @@ PAGE = re.compile(r"worker,backend\n(\d+),(\d+)\n")
 def command():
     """How uWSGI is started, by an example's folder name or with options."""
     if not UWSGI.exists():
-        pytest.skip("no uWSGI: make .venv/uwsgi-installed")
+        pytest.skip("no uWSGI: make .venv/uwsgi-greenlet-installed")
     return [str(UWSGI), "--virtualenv", sys.prefix, "--http-socket", "127.0.0.1:{port}"]
 
 
@@ -91,15 +100,21 @@ class TestExamples:
         assert server.stop() == 0
 
 
-@pytest.fixture(scope="module", params=LOOPS)
+#: The options of uWSGI's green threads. The plugin is in the program only if that was built with it.
+ENGINES = {"ugreen": ["--ugreen", "--ugreen-stacksize=512"], "greenlet": ["--greenlet"]}
+
+
+@pytest.fixture(scope="module", params=itertools.product(ENGINES, LOOPS), ids="-".join)
 def server(request, command, dsn):
     """uWSGI with uwsgi_app.py."""
-    options = ["master", "async=20", "ugreen", "ugreen-stacksize=512", "die-on-term", "disable-logging"]
-    options = [*(f"--{option}" for option in options), "--module=uwsgi_app"]
-    server = Server([*command, *options], ROOT / "tests", LOOPS[request.param], dsn)
+    engine, loop = request.param
+    if f"--{engine} " not in subprocess.run([UWSGI, "--help"], capture_output=True, text=True).stdout:
+        pytest.skip(f"uWSGI was built without its plugin {engine}: make .venv/uwsgi-greenlet-installed")
+    options = ["--master", "--async=20", "--die-on-term", "--disable-logging", "--module=uwsgi_app"]
+    server = Server([*command, *options, *ENGINES[engine]], ROOT / "tests", LOOPS[loop], dsn)
     try:
         server.wait_for(lambda: "spawned uWSGI worker" in server.log())
-        assert server.ask("/loop") == request.param
+        assert server.ask("/loop") == loop
         yield server
         assert server.stop() == 0
         assert "died" not in server.log()
@@ -107,8 +122,14 @@ def server(request, command, dsn):
         server.kill()
 
 
-class TestUgreen:
-    """With an application that does more than the example."""
+class TestGreenThreads:
+    """With an application that does more than the examples."""
+
+    def test_20_requests_at_once(self, server):
+        server.ask_at_once(AT_ONCE, "/sleep")
+        started = time.monotonic()
+        assert server.ask_at_once(AT_ONCE, "/sleep") == ["slept"] * AT_ONCE
+        assert time.monotonic() - started < 1
 
     @pytest.fixture
     def sharing(self, server):
@@ -189,14 +210,38 @@ class TestUgreen:
         assert server.ask_at_once(AT_ONCE, "/sleep") == ["slept"] * AT_ONCE
 
 
+class TestWithoutThreads:
+    """What goes to native threads is done at once."""
+
+    @pytest.fixture
+    def hub(self):
+        hub = psycogreen.uwsgi._Uwsgi()
+        hub._threads = False
+        return hub
+
+    def test_call(self, hub):
+        assert hub.in_thread(threading.get_ident) == threading.get_ident()
+        with pytest.raises(ZeroDivisionError):
+            hub.in_thread(divmod, 1, 0)
+
+    def test_nobody_answers(self, hub):
+        """As with a request to cancel a query."""
+        ready, end = os.pipe()
+        started = time.monotonic()
+        hub.start_thread(wait_in_thread, hub, ready, POLL_READ, 10)
+        assert 1 <= time.monotonic() - started < 5
+        os.close(ready)
+        os.close(end)
+
+
 class TestRefusal:
     @pytest.fixture
     def refusal(self, monkeypatch):
         """Return what make_psycopg_green() raises in a uWSGI with *options*."""
 
-        def refusal(cores=20, has_threads=1, compiled=True, **options):
+        def refusal(cores=20, compiled=True, **options):
             options = {name.replace("_", "-"): value for name, value in options.items()}
-            fake = SimpleNamespace(opt=options, cores=cores, has_threads=has_threads)
+            fake = SimpleNamespace(opt=options, cores=cores)
             monkeypatch.setattr(psycogreen.uwsgi, "uwsgi", fake)
             if not compiled:
                 monkeypatch.setattr(psycogreen.uwsgi, "_ugreen", None)
@@ -213,15 +258,11 @@ class TestRefusal:
     def test_gevent(self, refusal):
         assert "use psycogreen.gevent.make_psycopg_green()" in refusal(gevent=b"20")
 
-    @pytest.mark.parametrize("options", [{}, {"greenlet": True}])  # with that engine the GIL is never given back
-    def test_no_green_threads(self, refusal, options):
-        assert "set async = 20, ugreen = true, ugreen-stacksize = 512" in refusal(**options)
+    def test_no_green_threads(self, refusal):
+        assert "set async = 20, ugreen = true, ugreen-stacksize = 512" in refusal()
 
     def test_no_async_mode(self, refusal):
         assert "set async = 20" in refusal(cores=1, ugreen=True, ugreen_stacksize=b"512")
-
-    def test_no_threads(self, refusal):
-        assert "set enable-threads = true" in refusal(has_threads=0, ugreen=True, ugreen_stacksize=b"512")
 
     @pytest.mark.parametrize("options", [{}, {"ugreen_stacksize": b"64"}])
     def test_small_stack(self, refusal, options):
