@@ -87,6 +87,7 @@ def test_no_limit_by_default(connect, hub):
 def test_a_query_within_the_limit(connect, hub):
     cursor = connect().cursor()
     set_wait_callback(functools.partial(hub.wait_callback, timeout=5))
+    hub.sleep(0)  # asyncio's loop ends the watches of connect() in its next turn
     watched = hub.watched()
     hub.run(cursor.execute, "SELECT pg_sleep(0.05)")
     hub.wait_until(lambda: hub.watched() == watched)
