@@ -19,7 +19,7 @@ LABELS = {"1.0.2": "psycogreen 1.0.2", "pure": "2.0, pure", "compiled": "2.0, co
 
 
 def draw(axes, title, rows, key, unit):
-    """Draw a group of bars for each hub, and a line for the blocking query."""
+    """Draw a group of bars for each hub, and a line for the blocking query if that is not what they begin at."""
     bottom = 0.4 - len(HUBS) * (len(LOOPS) + 1) + 1
     for group, hub in enumerate(HUBS):
         for place, (loop, colour) in enumerate(LOOPS.items()):
@@ -27,9 +27,9 @@ def draw(axes, title, rows, key, unit):
             value = rows[f"{hub} {loop}"][key]
             axes.barh(y, value, color=colour, height=0.85)
             axes.text(value, y, f" {value:{unit}}", va="center", fontsize=9)
-    blocking = rows["blocking"][key]
-    axes.plot([blocking, blocking], [bottom, 0.6], color="#444444", linewidth=1, linestyle="--")
-    axes.text(blocking, 0.75, f"blocking {blocking:{unit}}", ha="center", fontsize=9, color="#444444")
+    if blocking := rows["blocking"][key]:
+        axes.plot([blocking, blocking], [bottom, 0.6], color="#444444", linewidth=1, linestyle="--")
+        axes.text(blocking, 0.75, f"blocking {blocking:{unit}}", ha="center", fontsize=9, color="#444444")
     axes.set_yticks([-1, -(len(LOOPS) + 2)], HUBS)
     axes.set_ylim(bottom, 1.4)
     axes.set_title(title, fontsize=11, pad=10)
@@ -57,8 +57,9 @@ def main():
     plt.rcParams["svg.hashsalt"] = "psycogreen"
     plt.rcParams["svg.fonttype"] = "none"
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), facecolor="white")
-    draw(left, f"Instructions per query, {args.connections} connections", instructions, "instructions", ",.0f")
-    draw(right, f"System calls per query, {args.connections} connections", syscalls, "calls", ".2f")
+    among = f"{args.connections} connections"
+    draw(left, f"Instructions per query above blocking, {among}", instructions, "overhead", ",.0f")
+    draw(right, f"System calls per query, {among}", syscalls, "calls", ".2f")
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in LOOPS.values()]
     figure.legend(handles, LABELS.values(), loc="lower center", ncols=3, frameon=False, fontsize=9)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
