@@ -23,7 +23,7 @@ from psycopg2 import extensions
 
 from psycogreen._conninfo import Host, connect_timeout, hosts, parameters
 from psycogreen._hub import Hub
-from psycogreen._park import ThreadTimeout
+from psycogreen._park import WaitTimeout
 
 # Handed to libpq as second host wherever we have more to try. Nothing connects
 # to the broadcast address, so it fails at once; that libpq came to it at all
@@ -157,7 +157,7 @@ def _dsn(dsn: str, changes: dict[str, str], address: Host, more: bool) -> str:
 def _attempt(hub: Hub, make: Callable[[str], Any], dsn: str, address: Host, seconds: int | None) -> Any:
     limit: Any = None
     if seconds is not None:
-        limit = ThreadTimeout(seconds) if hub.current() is None else hub.timeout(seconds)
+        limit = WaitTimeout(seconds) if hub.current() is None else hub.timeout(seconds)
     try:
         with limit or contextlib.nullcontext():
             return make(dsn)

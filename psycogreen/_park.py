@@ -58,39 +58,44 @@ def wait_in_thread(hub: Hub, fd: int, state: int, timeout: float | None) -> None
 
     Raises:
         TimeoutError: *timeout* ended first.
-        ThreadTimeout: The one that the thread is in ended first.
+        WaitTimeout: The one that the thread is in ended first.
     """
     poller = hub.poll()
     poller.register(fd, _EVENTS[state])
-    limit: float | None = None if timeout is None else max(0, timeout * 1000)
-    ended: BaseException = TimeoutError("timed out")
-    outer = getattr(_thread, "timeout", None)
-    if outer is not None and (limit is None or outer.left() * 1000 < limit):
-        limit, ended = outer.left() * 1000, outer
-    if not poller.poll(limit):
+    seconds, ended = limited(timeout)
+    if not poller.poll(None if seconds is None else max(0, seconds * 1000)):
         raise ended
 
 
 _thread = threading.local()
 
 
-class ThreadTimeout(BaseException):
-    """A hub's timeout, for a native thread without a hub.
+class WaitTimeout(BaseException):
+    """A hub's timeout, where nobody can throw one: for a native thread without a hub.
 
-    A context manager, in which a wait of the thread raises it once *seconds*
-    have passed.
+    A context manager, in which a wait of the thread, or of another *waiter*,
+    raises it once *seconds* have passed.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, waiter: Any = _thread) -> None:
         self._seconds = seconds
+        self._waiter = waiter
 
     def __enter__(self) -> None:
         self._end = time.monotonic() + self._seconds
-        _thread.timeout = self
+        self._waiter.timeout = self
 
     def __exit__(self, *exc: object) -> None:
-        _thread.timeout = None
+        self._waiter.timeout = None
 
     def left(self) -> float:
         """Return the seconds until it ends."""
         return max(0, self._end - time.monotonic())
+
+
+def limited(timeout: float | None, waiter: Any = _thread) -> tuple[float | None, BaseException]:
+    """Return the seconds that a wait of *waiter* may take, for which *timeout* are asked, and what ends it then."""
+    outer = getattr(waiter, "timeout", None)
+    if outer is not None and (timeout is None or outer.left() < timeout):
+        return outer.left(), outer
+    return timeout, TimeoutError("timed out")

@@ -22,14 +22,13 @@ import contextlib
 import os
 import select
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 from psycogreen import _parked
 from psycogreen._loop import wait_callback
-from psycogreen._park import POLL_READ, ThreadTimeout
+from psycogreen._park import POLL_READ, WaitTimeout, limited
 from psycogreen._patch import register
 
 # What is missing is told by make_psycopg_green().
@@ -73,8 +72,8 @@ class _Core:
 
     def __init__(self, parent: _Main) -> None:
         self.parent = parent
-        # The limit that the core is within; see _Timeout.
-        self.timeout: _Timeout | None = None
+        # The limit that the core is within.
+        self.timeout: WaitTimeout | None = None
         self._thrown: BaseException | None = None
         self._epoll = select.epoll()
         # Makes the instance ready, whatever else is in it.
@@ -86,12 +85,10 @@ class _Core:
 
         Raises:
             TimeoutError: It took longer than *seconds*; None is no limit.
-            _Timeout: The one that the core is in ended first.
+            WaitTimeout: The one that the core is in ended first.
             BaseException: What was thrown.
         """
-        ended: BaseException = TimeoutError("timed out")
-        if self.timeout is not None and (seconds is None or self.timeout.left() < seconds):
-            seconds, ended = self.timeout.left(), self.timeout
+        seconds, ended = limited(seconds, self)
         ready: list[int] = []
         self._epoll.register(fd, flags)
         timer = None
@@ -132,25 +129,6 @@ class _Core:
     def _calm(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
-
-
-class _Timeout(BaseException):
-    """A context manager, in which a wait of the core raises it once *seconds* have passed."""
-
-    def __init__(self, core: _Core, seconds: float) -> None:
-        self._core = core
-        self._seconds = seconds
-
-    def __enter__(self) -> None:
-        self._end = time.monotonic() + self._seconds
-        self._core.timeout = self
-
-    def __exit__(self, *exc: object) -> None:
-        self._core.timeout = None
-
-    def left(self) -> float:
-        """Return the seconds until it ends."""
-        return max(0, self._end - time.monotonic())
 
 
 class _Uwsgi:
@@ -234,10 +212,10 @@ class _Uwsgi:
     def wait(self, fd: int, state: int, seconds: float | None) -> None:
         self._wait(fd, select.EPOLLIN if state == POLL_READ else select.EPOLLOUT, seconds)
 
-    def timeout(self, seconds: float) -> _Timeout:
+    def timeout(self, seconds: float) -> WaitTimeout:
         core = self.current()
         assert core is not None
-        return _Timeout(core, seconds)
+        return WaitTimeout(seconds, core)
 
     def getaddrinfo(self, host: str) -> list[Any]:
         found: list[Any] = self.in_thread(lambda: _socket.getaddrinfo(host, None, type=_socket.SOCK_STREAM))
@@ -271,7 +249,7 @@ class _Uwsgi:
         if self._threads:
             _thread.start_new_thread(fn, args)
             return
-        with contextlib.suppress(ThreadTimeout), ThreadTimeout(PATIENCE):
+        with contextlib.suppress(WaitTimeout), WaitTimeout(PATIENCE):
             fn(*args)
 
     def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
