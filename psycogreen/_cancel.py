@@ -78,12 +78,12 @@ def cancel_and_abandon(conn: Any, hub: Hub) -> None:
 def _leave(request: "_Request", hub: Hub) -> None:
     """Let the hub of this thread finish *request*, or a native thread where no greenlet can."""
     _pending.add(request)
-    request.left_to = current = hub.current()
+    current = hub.current()
     if current is not None and isinstance(hub.greenlet(current), greenlet.greenlet):
+        request.left_to = current
         # The hub starts the greenlet, so that it is the hub to which it returns.
         hub.call_soon(current, lambda: greenlet.greenlet(_finish).switch(request, hub.wait, PATIENCE))
     else:
-        request.in_thread = True
         hub.start_thread(_finish, request, functools.partial(wait_in_thread, hub), PATIENCE)
 
 
@@ -99,7 +99,7 @@ def _finish(request: "_Request", wait: _Wait, seconds: float) -> None:
 @atexit.register
 def _finish_all() -> None:
     """Finish what the hub has no more time for, such as after Ctrl-C."""
-    deadline = _finish_here(request for request in list(_pending) if not request.in_thread)
+    deadline = _finish_here(request for request in list(_pending) if request.left_to is not None)
     for request in list(_pending):
         while request in _pending and time.monotonic() < deadline:
             request.hub.poll().poll(5)
@@ -129,8 +129,7 @@ class _Request:
             OSError, RuntimeError: No descriptor, no thread is to be had.
         """
         self.hub = hub
-        self.in_thread = False
-        self.left_to: Any = None  # the hub that is to finish it
+        self.left_to: Any = None  # the hub that finishes it, if it is not a native thread
         # Of the pointer, so that the request does not keep the connection.
         steps = _steps if _can_request() else functools.partial(_steps_of_thread, hub)
         self._steps = steps(conn.pgconn_ptr)
