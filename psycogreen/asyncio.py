@@ -232,14 +232,12 @@ class _Descriptor:
         self._hub = hub
         self._state = state
         self._wake = wake
-        self._is_watched = False
         self._fd = os.dup(fd)
         hub.loop.call_soon(self._watch)
 
     def _watch(self) -> None:
         if self in self._hub.ended:
             return
-        self._is_watched = True
         try:
             if self._state != POLL_WRITE:
                 self._hub.loop.add_reader(self._fd, self._wake)
@@ -260,7 +258,7 @@ class _Descriptor:
         """End the watch at once."""
         if self not in self._hub.ended:
             return
-        if self._is_watched and not self._hub.loop.is_closed():
+        if not self._hub.loop.is_closed():
             self._hub.loop.remove_reader(self._fd)
             self._hub.loop.remove_writer(self._fd)
         os.close(self._fd)
