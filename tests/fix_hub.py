@@ -79,6 +79,21 @@ class Task(Outcome):
         raise NotImplementedError
 
 
+def wait_until(
+    condition: Callable[[], Any], timeout: float = PATIENCE, pause: Callable[[], Any] = lambda: time.sleep(0.01)
+) -> Any:
+    """Wait until *condition* holds, with a *pause* between two looks; return what it returned.
+
+    Raises:
+        AssertionError: It did not hold within *timeout* seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while not (held := condition()):
+        assert time.monotonic() < deadline, f"{condition} did not hold within {timeout} s"
+        pause()
+    return held
+
+
 class Hub:
     """What the tests need of a coroutine library."""
 
@@ -126,11 +141,7 @@ class Hub:
         Raises:
             AssertionError: It did not hold within *timeout* seconds.
         """
-        deadline = time.monotonic() + timeout
-        while not (held := condition()):
-            assert time.monotonic() < deadline, f"{condition} did not hold within {timeout} s"
-            self.sleep(0.002)
-        return held
+        return wait_until(condition, timeout, lambda: self.sleep(0.002))
 
     def end(self) -> None:
         """Leave nothing open in this thread."""

@@ -23,27 +23,13 @@ from typing import Any
 
 import psycopg2
 import pytest
+from fix_hub import PATIENCE, wait_until
+from helpers import free_port
 
 ROOT = Path(__file__).parent.parent
 
-# Longer than anything that works may take.
-PATIENCE = 30
-
 #: The environment that chooses the loop of the server's process, by `psycogreen.implementation`.
 LOOPS = {"cython": {"PSYCOGREEN_NO_EXTENSIONS": ""}, "python": {"PSYCOGREEN_NO_EXTENSIONS": "1"}}
-
-
-def wait_until(condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
-    """Wait until *condition* holds; return what it returned.
-
-    Raises:
-        AssertionError: It did not hold within *timeout* seconds.
-    """
-    deadline = time.monotonic() + timeout
-    while not (held := condition()):
-        assert time.monotonic() < deadline, f"{condition} did not hold within {timeout} s"
-        time.sleep(0.01)
-    return held
 
 
 class Server:
@@ -198,15 +184,6 @@ class Load:
                 self.pages.append(self._server.ask(self._path))
             except Exception as exc:
                 self.failures.append(exc)
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 at which nothing listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    assert isinstance(port, int)
-    return port
 
 
 def leash() -> list[str]:

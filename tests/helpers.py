@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,3 +46,10 @@ def database() -> Iterator[str]:
         print("Starting a PostgreSQL server...", flush=True)
         with helper("pgserver.py") as dsn:
             yield dsn
+
+
+def free_port() -> int:
+    """Return a port at which nothing listens."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return int(free.getsockname()[1])

@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from helpers import free_port
 from pgserver import system_server
 
 # One network, and not that of 127.0.0.1: what a name has there, getaddrinfo()
@@ -92,14 +93,6 @@ def serve(directory: Path, started: contextlib.ExitStack) -> None:
         assert time.monotonic() < deadline, "PgBouncer does not answer"
     print(port, directory / "socket-primary", flush=True)
     sys.stdin.read()
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return int(free.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import pytest
-from fix_servers import LOOPS, ROOT, wait_until
+from fix_hub import wait_until
+from fix_servers import LOOPS, ROOT
 
 pytestmark = pytest.mark.once
 

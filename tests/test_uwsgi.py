@@ -20,7 +20,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fix_servers import LOOPS, PATIENCE, ROOT, Server, wait_until
+from fix_hub import PATIENCE, wait_until
+from fix_servers import LOOPS, ROOT, Server
 
 import psycogreen.uwsgi
 from psycogreen._park import POLL_READ, wait_in_thread
