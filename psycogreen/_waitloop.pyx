@@ -116,6 +116,9 @@ cdef enum:
     BATCH = 64
     # Parked greenlets from which on the next answer is likely to be there.
     MANY = 4
+    # Polls of a large result that go without asking whether there is something
+    # to read, at most, after so many that found something.
+    TRUST = 7
     # Sockets found without a look into the dictionary.
     RECENT = 256
 
@@ -593,6 +596,7 @@ cdef Reactor home(adapter, own, me, bint *child):
 cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, bint child) except -1:
     cdef bint woken = False
     cdef double since = 0
+    cdef int unasked = 0, streak = 0
     while True:
         state = conn._green_poll() if sock.green else conn.poll()
         if state == POLL_OK:
@@ -602,18 +606,25 @@ cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, b
             continue
         if woken:
             reactor.doubtful = True
-            if readable(sock.fd):
+            if unasked or readable(sock.fd):
                 # In the middle of a large result.
                 if since == 0:
                     since = monotonic()
                 if (monotonic() - since) * max(reactor.count, 1) < TURN:
+                    if unasked:
+                        unasked -= 1
+                    else:
+                        unasked = streak = min(2 * streak + 1, TRUST)
                     continue
+            else:
+                streak = 0
         if not reactor.ready(sock, conn):
             park_in_hub(adapter, conn, state, timeout)
             continue
         reactor.park(sock, child)
         woken = True
         since = 0
+        unasked = 0
 
 
 cdef int interrupted(conn) except -1:
