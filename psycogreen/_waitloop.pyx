@@ -116,8 +116,8 @@ cdef enum:
     BATCH = 64
     # Parked greenlets from which on the next answer is likely to be there.
     MANY = 4
-    # Polls of a large result that go without asking whether there is something
-    # to read, at most, after so many that found something.
+    # How many polls of a large result may go without asking whether there is
+    # something to read, once the last ones found something.
     TRUST = 7
     # Sockets found without a look into the dictionary.
     RECENT = 256
@@ -669,7 +669,11 @@ def wait_callback(adapter):
                 wait_in_hub(conn, timeout)
                 return
             me = current()
-            reactor = home(adapter, own, me, &child)
+            try:
+                reactor = home(adapter, own, me, &child)
+            except BaseException:  # a signal handler's, after the query was sent
+                interrupted(conn)
+                raise
             sock = None if reactor is None else reactor.socket(conn)
             if sock is None:
                 wait_in_hub(conn)

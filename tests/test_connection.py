@@ -4,11 +4,14 @@ import contextlib
 import functools
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -17,6 +20,7 @@ from fix_hub import Hub
 from psycopg2 import extensions, extras
 from psycopg2.extensions import get_wait_callback, set_wait_callback
 
+import psycogreen
 from psycogreen._connection import GreenConnection
 from psycogreen._cursor import GreenCursor
 
@@ -431,34 +435,81 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("server", ["dsn", "tls_dsn"])
-@pytest.mark.parametrize("busy", [False, True])
-def test_keyboard_interrupt(hub: Hub, request: Any, connect: Any, server: str, busy: bool) -> None:
-    """It ends the query, in the server too, although the program ends right after."""
+@pytest.fixture
+def interruptible(hub: Hub) -> None:
     if hub.name == "asyncio":
         pytest.skip("asyncio.run() cancels the task: see test_asyncio.py")
-    dsn = request.getfixturevalue(server)
-    query = f"SELECT pg_sleep(60) -- {request.node.name}"
-    program = PROGRAM.format(hub=hub.name, dsn=dsn, busy=busy, query=query)
-    watch = connect(dsn)
-    watch.autocommit = True
-    cursor = watch.cursor()
 
-    def active() -> int:
+
+def watch(conn: Any) -> Callable[[str], int]:
+    """Return what counts, through *conn*, the server's sessions that execute a query."""
+    conn.autocommit = True
+    cursor = conn.cursor()
+
+    def active(query: str) -> int:
         cursor.execute("SELECT FROM pg_stat_activity WHERE state = 'active' AND query = %s", (query,))
         return cursor.rowcount
 
+    return active
+
+
+@contextlib.contextmanager
+def running(program: str, *command: str) -> Iterator[Any]:
+    """Run *program*, as an argument of *command*, until the end of the block at most."""
+    path = os.pathsep.join(filter(None, sys.path))
     with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", program],
+        [*command, sys.executable, "-W", "ignore", "-c", program],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={**os.environ, "PYTHONPATH": path},
     ) as process:
         try:
-            hub.wait_until(active)
-            process.send_signal(signal.SIGINT)
-            assert process.communicate(timeout=5)[0].split() == ["ready", "interrupted", "2"]
+            yield process
         finally:
             process.kill()
+
+
+def asleep(pid: int) -> bool:
+    """Tell whether a process of one thread waits in the kernel."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+@pytest.mark.parametrize("server", ["dsn", "tls_dsn"])
+@pytest.mark.parametrize("busy", [False, True])
+def test_keyboard_interrupt(
+    hub: Hub, interruptible: None, request: Any, connect: Any, server: str, busy: bool
+) -> None:
+    """It ends the query, in the server too, although the program ends right after."""
+    dsn = request.getfixturevalue(server)
+    active = watch(connect(dsn))
+    query = f"SELECT pg_sleep(60) -- {request.node.name}"
+    program = PROGRAM.format(hub=hub.name, dsn=dsn, busy=busy, query=query)
+    with running(program) as process:
+        hub.wait_until(lambda: active(query) and asleep(process.pid))
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=5)[0].split() == ["ready", "interrupted", "2"]
     assert process.returncode == 0
-    hub.wait_until(lambda: not active(), timeout=2)
+    hub.wait_until(lambda: not active(query), timeout=2)
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace sends the signal")
+@pytest.mark.skipif(psycogreen.implementation == "python", reason="it comes before the callback's first line")
+def test_keyboard_interrupt_while_the_query_is_sent(
+    hub: Hub, interruptible: None, dsn: str, connect: Any, tmp_path: Path
+) -> None:
+    """The first Python code that runs after that raises it, and that is an adapter's."""
+    active = watch(connect(dsn))
+    query = f"SELECT pg_sleep(60) -- {tmp_path.name}"
+    log = tmp_path / "log"
+    strace = ["strace", "-f", "-qq", "-s", "200", "-e", "trace=sendto", "-o", str(log)]
+
+    def program(query: str) -> str:
+        return PROGRAM.format(hub=hub.name, dsn=dsn, busy=True, query=query)
+
+    with running(program("SELECT 42"), *strace) as process:
+        assert process.wait(timeout=20) == 0
+    (nth,) = (n for n, line in enumerate(log.read_text().splitlines(), 1) if "SELECT 42" in line)
+    with running(program(query), *strace, "-e", f"inject=sendto:signal=SIGINT:when={nth}") as process:
+        assert process.communicate(timeout=20)[0].split() == ["ready", "interrupted", "2"]
+    assert query in log.read_text()
+    hub.wait_until(lambda: not active(query), timeout=2)
