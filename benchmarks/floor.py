@@ -68,8 +68,6 @@ HEADER = f"{'connections':>11}  {'variant':18} {'CPU':>6} {'user':>6} {'kernel':
 
 
 def rows(args, dsn):
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     clients = [*variants(args.hubs, ("1.0.2", "compiled")), BLOCKING, "pgbench"]
     first = {}
     for connections in CONNECTIONS:
