@@ -311,6 +311,8 @@ cdef class Reactor:
         cdef PyObject **recent = &self.recent[(key >> 4) % RECENT]
         if recent[0] == <PyObject *>sock:
             recent[0] = NULL
+        if sock is not None and self.is_armed(sock):
+            self.armed[sock.fd] = None  # epoll drops it when it is closed
         return 0
 
     cdef bint is_armed(self, Socket sock):

@@ -372,17 +372,30 @@ def test_threads_with_hubs_of_their_own(hub, connect):
         for thread in threads:
             thread.join()
 
-    def reactors():
-        gc.collect()
-        return sum(type(found).__name__ == "Reactor" for found in gc.get_objects())
-
     results = []
     generation()
-    before = reactors()
+    before = objects("Reactor")
     for _ in range(3):
         generation()
     assert results == [True] * 20
-    assert reactors() <= before
+    assert objects("Reactor") <= before
+
+
+def objects(kind):
+    """Return how many objects there are of a type with this name."""
+    gc.collect()
+    return sum(type(found).__name__ == kind for found in gc.get_objects())
+
+
+@pytest.mark.skipif(psycogreen.implementation == "python" or sys.platform != "linux", reason="no reactor here")
+def test_the_record_of_a_connection_goes_with_it(hub, green, dsn):
+    before = objects("Socket")
+    connections = [psycopg2.connect(dsn) for _ in range(5)]
+    for connection in connections:
+        hub.run(connection.cursor().execute, "SELECT 1")
+    assert objects("Socket") >= before + 5
+    del connections, connection
+    assert objects("Socket") <= before + 1  # the one that was parked on last
 
 
 def script(body, **environ):
