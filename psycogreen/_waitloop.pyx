@@ -208,6 +208,7 @@ cdef class Reactor:
     cdef uint32_t arms
     cdef int parked
     cdef Socket last  # the socket that was parked on last
+    cdef Socket called  # the one whose greenlet was switched to last
     cdef bint doubtful  # whether it was woken and was not ready
     cdef bint held
     cdef int stale_batches
@@ -379,6 +380,7 @@ cdef class Reactor:
             elif sock.waiter is not None:
                 # One that does not go on at once is woken once all the same.
                 sock.waiter = None
+                self.called = sock
                 return <PyObject *>sock.user
             elif not self.disarm(fd):
                 # For nobody: the server closed an idle connection, or sent a
@@ -408,6 +410,11 @@ cdef class Reactor:
                     result = PyGreenlet_Switch(<PyGreenlet *>self.loop, NULL, NULL)
                 else:
                     result = PyGreenlet_Switch(<PyGreenlet *>waiter, <PyObject *>self.woken, NULL)
+            if result is self and sock.waiter is not None and self.called is not None and self.called.user is sock.user:
+                # This wait is a signal handler's or a __del__'s, within the
+                # hold() or switch() above of another: it was the turn of
+                # that one, whose event stays until it is read.
+                self.called.waiter = sock.user
         finally:
             sock.waiter = None
             self.parked -= 1
@@ -443,7 +450,7 @@ cdef class Reactor:
             # A signal handler's. If it escaped from here, the hub would watch
             # the descriptor no longer. Not caught in a frame that is copied
             # at each switch.
-            self.adapter.report(self.hub, exc)
+            self.report(exc)
         return 0
 
     cdef bint dispatch_batch(self) except -1:
@@ -496,7 +503,18 @@ cdef class Reactor:
         try:
             PyGreenlet_Switch(<PyGreenlet *>waiter, <PyObject *>self.woken, NULL)
         except BaseException as exc:
+            self.report(exc)
+        return 0
+
+    cdef int report(self, exc) except -1:
+        try:
             self.adapter.report(self.hub, exc)
+        except BaseException as raised:
+            # Not handed on as it came: a signal handler's. The hub that gets it
+            # from its callback watches the descriptor no longer.
+            if raised is not exc:
+                self.rebuild()
+            raise
         return 0
 
     cdef int rebuild(self) except -1:
@@ -517,7 +535,8 @@ cdef class Reactor:
         self.watch.hold(self.held)
         for sock in list(self.sockets.values()):
             if sock.waiter is not None and not self.arm(sock, sock.fd):
-                self.wake(<PyObject *>sock.waiter)  # its next poll() says what is wrong
+                sock.waiter = None
+                self.wake(<PyObject *>sock.user)  # its next poll() says what is wrong
         return 0
 
 

@@ -4,6 +4,7 @@ Each test stands for a way in which a reactor can lose, mix up or starve its
 greenlets. They hold for the pure loop as well, which has no reactor.
 """
 
+import contextlib
 import copy
 import gc
 import os
@@ -394,7 +395,7 @@ def test_the_record_of_a_connection_goes_with_it(hub, green, dsn):
         hub.run(connection.cursor().execute, "SELECT 1")
     with_them = objects("Socket")
     del connections, connection
-    assert objects("Socket") <= with_them - 3  # the reactor keeps the last ones
+    hub.wait_until(lambda: objects("Socket") <= with_them - 3)  # the reactor keeps the last ones
 
 
 def script(body, **environ):
@@ -850,3 +851,68 @@ def test_in_the_hubs_own_greenlet(hub, pipe):
         return raised.type, str(raised.value)
 
     assert error(hub.wait_callback, silent) == error(hub.wait_readable, silent.fd)
+
+
+@pytest.mark.parametrize("when", ["hold", "switch"])
+def test_a_signal_handler_that_waits_where_its_greenlet_is_about_to(when, hub, connect, monkeypatch):
+    if when == "switch" and NAME == "asyncio":
+        pytest.skip("its greenlets switch to the loop directly")
+    # So may a __del__. Its wait must not use up what wakes the greenlet.
+    connection, other = hub.run(connect), hub.run(connect)
+    due = []
+
+    def query(connection, sql):
+        cursor = connection.cursor()
+        for _ in range(3):
+            cursor.execute(sql)
+        return cursor.fetchone()[0]
+
+    def struck(*args):
+        if due:
+            due.clear()
+            assert query(other, "SELECT 2 FROM pg_sleep(0.05)") == 2
+        return real(*args)
+
+    def waiting():
+        due.append(True)
+        return query(connection, "SELECT 1")
+
+    hub.run(query, connection, "SELECT 1")
+    hub.run(query, other, "SELECT 1")
+    target = hub.adapter._Watch if when == "hold" else type(hub.adapter._hub)
+    real = getattr(target, when)
+    monkeypatch.setattr(target, when, struck)
+    if when == "hold":
+        assert hub.run(waiting) == 1
+    else:  # in the main greenlet, which switches to the hub in the hub's own way
+        assert hub.program(waiting) == 1
+    assert not due or psycogreen.implementation == "python"
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+def test_a_signal_handler_that_raises_while_the_hub_reports(kind, hub, pipe, monkeypatch, capfd):
+    if (ON_ASYNCIO or NAME == "asyncio") and kind is KeyboardInterrupt:
+        pytest.skip("an interrupt ends asyncio's loop")
+
+    def struck(*args):
+        monkeypatch.undo()
+        raise kind("from a signal handler")
+
+    def fail():
+        hub.wait_callback(failing)
+        failed.append(True)
+        raise ZeroDivisionError
+
+    failing, other, failed = pipe(), pipe(), []
+    monkeypatch.setattr(type(hub.adapter._hub), "report", struck)
+    hub.call_soon(greenlet.greenlet(fail, hub.run_in_hub(greenlet.getcurrent)).switch)
+    hub.sleep(0.01)
+    failing.answer()
+    with contextlib.suppress(KeyboardInterrupt):  # the hub hands it on to the main greenlet
+        hub.wait_until(lambda: failed)
+        hub.sleep(0.01)
+    task = hub.spawn(hub.wait_callback, other)
+    hub.sleep(0.01)
+    other.answer()
+    task.wait()
+    capfd.readouterr()  # the hub's report
