@@ -550,6 +550,24 @@ def test_a_loop_that_goes_on_in_another_greenlet(hub, connect):
     assert hub.run_in_thread(main) == [[0, 1, 2]] * 4
 
 
+def test_a_loop_that_goes_on_in_another_greenlet_in_mid_query(hub, connect):
+    def main():
+        loop = event_loops().new_event_loop()
+        connection = loop.run_until_complete(spawn(connect))
+        loop.run_until_complete(warm(connection))
+        task = loop.create_task(spawn(several, connection))
+        greenlet.greenlet(loop.run_until_complete).switch(until(lambda: in_query(connection)))
+        # The first that this one sees of the query is its answer.
+        answers = greenlet.greenlet(loop.run_until_complete).switch(task)
+        loop.close()
+        return answers
+
+    def several(connection):
+        return [query(connection, f"SELECT {n} FROM pg_sleep(0.1)") for n in range(3)]
+
+    assert hub.run_in_thread(main) == [0, 1, 2]
+
+
 def test_a_loop_that_another_thread_goes_on_with(hub, connect):
     loop = event_loops().new_event_loop()
     connection = hub.run_in_thread(loop.run_until_complete, spawn(connect))

@@ -477,6 +477,20 @@ def test_the_hub_ends_beside_idle_connections(dsn):
     )
 
 
+@pytest.mark.skipif(NAME != "gevent", reason="this hub does not end by itself")
+def test_the_hub_ends_beside_a_connection_that_was_never_used(dsn):
+    script(
+        prepared("""
+            connection = wait(spawn(psycopg2.connect, os.environ["DSN"]))
+            begun = time.monotonic()
+            assert gevent.wait(timeout=20)
+            assert gevent.get_hub().join(timeout=20)
+            assert time.monotonic() - begun < 10
+        """),
+        DSN=dsn,
+    )
+
+
 @pytest.mark.skipif(ON_ASYNCIO, reason="asyncio's loop can't run within a loop, so this hub can't be replaced")
 def test_fork(dsn):
     printed = script(
@@ -546,6 +560,104 @@ def test_a_child_is_not_woken_by_what_comes_for_the_parent(dsn):
         DSN=dsn,
     )
     assert float(printed) < SLEEP_TAKES
+
+
+@pytest.mark.skipif(psycogreen.implementation == "python", reason="a hub's watchers are in its child too")
+@pytest.mark.skipif(NAME == "asyncio" or ON_ASYNCIO, reason="no loop of asyncio's runs in the child of a fork")
+def test_a_child_of_a_process_with_several_hubs(dsn):
+    printed = script(
+        prepared("""
+            import threading
+            def other_hub():
+                connection = wait(spawn(psycopg2.connect, os.environ["DSN"]))
+                wait(spawn(query, connection))
+                there.set()
+                os.read(reading, 1)  # it keeps its hub
+            connection = wait(spawn(psycopg2.connect, os.environ["DSN"]))
+            wait(spawn(query, connection))
+            reading, writing = os.pipe()
+            there, threads = threading.Event(), []
+            for _ in range(2):
+                there.clear()
+                threads.append(threading.Thread(target=other_hub))
+                threads[-1].start()
+                there.wait()
+            task = spawn(query, connection, "SELECT 7 FROM pg_sleep(0.1)", 1)
+            sleep(0.05)
+            child = fork()
+            if child == 0:
+                renew()
+                sleep(0.1)
+                begun = time.process_time()
+                sleep(0.4)
+                print(time.process_time() - begun, flush=True)
+                os._exit(0)
+            os.waitpid(child, 0)  # the answer waits meanwhile
+            assert wait(task) == 7
+            os.write(writing, b"xx")
+            for thread in threads:
+                thread.join()
+        """),
+        DSN=dsn,
+    )
+    assert float(printed) < SLEEP_TAKES
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no epoll here")
+def test_the_epoll_instances_of_a_child(dsn):
+    script(
+        prepared("""
+            def instances():
+                found = {}
+                for fd in map(int, os.listdir("/proc/self/fd")):
+                    if os.path.lexists(f"/proc/self/fd/{fd}") and "eventpoll" in os.readlink(f"/proc/self/fd/{fd}"):
+                        found[fd] = os.get_inheritable(fd)
+                return found
+            connection = wait(spawn(psycopg2.connect, os.environ["DSN"]))
+            wait(spawn(query, connection))
+            before = instances()
+            child = os.fork()
+            if child == 0:
+                after = instances()
+                os._exit(after.keys() > before.keys() or any(after.values()))
+            assert os.waitpid(child, 0)[1] == 0
+        """),
+        DSN=dsn,
+    )
+
+
+@pytest.mark.skipif(psycogreen.implementation == "python", reason="a hub's own wait does not survive the hub")
+@pytest.mark.skipif(NAME == "asyncio" or ON_ASYNCIO, reason="a loop ends its greenlets when it is closed")
+def test_a_kill_in_a_hub_that_was_replaced(dsn):
+    replace = {
+        "gevent": "gevent.get_hub().destroy(destroy_loop=True)",
+        "eventlet": "eventlet.hubs.use_hub()",
+    }[NAME]
+    script(
+        prepared("""
+            def parked():
+                try:
+                    query(connection, "SELECT pg_sleep(0.3)", 1)
+                except BaseException as exc:
+                    ended.append(exc)
+            ended, thrown = [], ValueError("killed")
+            make_psycopg_green(cancel=False)
+            connection, other = (wait(spawn(psycopg2.connect, os.environ["DSN"])) for _ in range(2))
+            for known in (connection, other):
+                wait(spawn(query, known))
+            task = spawn(parked)
+            while connection.get_transaction_status() != psycopg2.extensions.TRANSACTION_STATUS_ACTIVE:
+                sleep(0.01)
+            REPLACE
+            wait(spawn(query, other))
+            task.parent = greenlet.getcurrent()
+            greenlet.greenlet.throw(task, thrown)
+            assert ended == [thrown], ended
+            assert connection.closed
+            assert wait(spawn(query, other)) == 1
+        """).replace("REPLACE", replace),
+        DSN=dsn,
+    )
 
 
 def test_a_descriptor_that_a_child_still_holds(dsn):
@@ -684,6 +796,33 @@ def test_a_reactor_that_is_replaced_in_its_own_dispatch(dsn):
     assert printed == "ended\n"
 
 
+@pytest.mark.skipif(NAME == "asyncio" or ON_ASYNCIO, reason="no loop of asyncio's runs in the child of a fork")
+def test_a_child_that_waits_in_the_dispatch_of_its_parent(dsn):
+    printed = script(
+        prepared("""
+            def in_the_dispatch():
+                query(connection, "SELECT pg_sleep(0.1)")
+                child = fork()
+                if child == 0:
+                    code = 1
+                    try:
+                        renew()
+                        own = psycopg2.connect(os.environ["DSN"])
+                        assert query(own, "SELECT 3 FROM pg_sleep(0.01)") == 3
+                        code = 0
+                    finally:
+                        os._exit(code)
+                assert os.waitpid(child, 0)[1] == 0
+                return query(connection, "SELECT 4 FROM pg_sleep(0.01)")
+            connection = wait(spawn(psycopg2.connect, os.environ["DSN"]))
+            wait(spawn(query, connection))
+            print(wait(spawn(in_the_dispatch)))
+        """),
+        DSN=dsn,
+    )
+    assert printed == "4\n"
+
+
 @pytest.mark.skipif(NAME != "gevent", reason="this hub does not end by itself")
 def test_the_hub_ends_after_a_query_that_was_cut_short(dsn):
     script(
@@ -706,6 +845,27 @@ def test_the_hub_ends_after_a_query_that_was_cut_short(dsn):
             begun = time.monotonic()
             assert gevent.wait(timeout=20)
             assert hub.join(timeout=20)
+            assert time.monotonic() - begun < 10
+        """),
+        DSN=dsn,
+    )
+
+
+@pytest.mark.skipif(NAME != "gevent", reason="this hub does not end by itself")
+def test_the_hub_ends_after_a_kill_that_nothing_follows(dsn):
+    script(
+        prepared("""
+            connection = wait(spawn(psycopg2.connect, os.environ["DSN"]))
+            wait(spawn(query, connection))
+            make_psycopg_green(cancel=False)
+            task = spawn(query, connection, "SELECT pg_sleep(30)", 1)
+            while connection.get_transaction_status() != psycopg2.extensions.TRANSACTION_STATUS_ACTIVE:
+                sleep(0.01)
+            task.kill()
+            assert connection.closed
+            begun = time.monotonic()
+            assert gevent.wait(timeout=20)
+            assert gevent.get_hub().join(timeout=20)
             assert time.monotonic() - begun < 10
         """),
         DSN=dsn,
@@ -842,6 +1002,119 @@ def test_many_large_results_leave_the_others_their_turn(hub, pipe):
     assert ticker.ticks > 30
 
 
+class Large(Pipe):
+    """A pipe whose answer comes in many pieces, one a poll."""
+
+    def __init__(self):
+        super().__init__()
+        #: Polls that found nothing to read.
+        self.futile = 0
+        #: What to call at each poll.
+        self.each = lambda: None
+
+    def poll(self):
+        self.polls += 1
+        self.each()
+        try:
+            return 0 if self.mine.recv(1) == b"x" else 1
+        except BlockingIOError:
+            self.futile += 1
+            return 1
+
+    def piece(self, count=1):
+        self.theirs.send(b"." * count)
+
+
+@pytest.fixture
+def large(hub, pipe, monkeypatch):
+    """A large result that is under way: its greenlet is parked."""
+    monkeypatch.setitem(globals(), "Pipe", Large)
+    result = pipe()
+    task = hub.spawn(hub.wait_callback, result)
+    hub.wait_until(lambda: result.polls)
+    result.polls = result.futile = 0
+    yield result
+    result.each = lambda: None
+    result.answer()
+    task.wait()
+
+
+def read_by(hub, large, polls):
+    """Wait until *large* was polled so often and has parked again."""
+    hub.wait_until(lambda: large.polls >= polls and not select.select([large], [], [], 0)[0])
+
+
+def test_polls_of_a_large_result_that_find_nothing(hub, large):
+    for _ in range(10):
+        # One that has gone well for long is not asked any more whether there is more, for a while.
+        polls = large.polls
+        large.piece(1000)
+        read_by(hub, large, polls + 1000)
+        assert large.futile <= 7
+        # But the next time it is, at first.
+        for pieces, futile in (1, 0), (2, 1):
+            large.futile = 0
+            polls = large.polls
+            large.piece(pieces)
+            read_by(hub, large, polls + pieces)
+            assert large.futile <= futile
+        large.futile = 0
+
+
+def test_polls_of_a_large_result_after_its_turn(hub, large):
+    def take_the_turn():
+        begun = time.monotonic()
+        while time.monotonic() - begun < 0.002:
+            pass
+
+    for _ in range(3):
+        polls = large.polls
+        large.each = take_the_turn
+        large.piece(2)
+        read_by(hub, large, polls + 2)
+        large.each = lambda: None
+        large.futile = 0
+        large.piece()
+        read_by(hub, large, polls + 3)
+        assert large.futile == 0
+
+
+def test_slow_polls_leave_the_others_their_turn(hub, large):
+    in_turns = [0]
+
+    def note():
+        in_turns[-1] += 1
+        begun = time.monotonic()
+        while time.monotonic() - begun < 0.002:
+            pass
+
+    large.each = note
+    large.piece(50)
+    while large.polls < 50:
+        hub.sleep(0)
+        in_turns.append(0)
+    assert max(in_turns) <= 2
+
+
+@pytest.mark.skipif(psycogreen.implementation == "python", reason="it parks for each piece")
+def test_a_large_result_is_read_on(hub, large):
+    turns = 0
+    seen = []
+    large.each = lambda: seen.append(turns)
+    in_one = set()
+    # When other processes have the processor meanwhile its time is over sooner.
+    for _ in range(300):
+        polls = large.polls
+        seen.clear()
+        large.piece(20)
+        while large.polls < polls + 20:
+            hub.sleep(0)
+            turns += 1
+        in_one.add(len(set(seen[:20])) == 1)
+        read_by(hub, large, polls + 20)
+    assert True in in_one
+
+
 def test_in_the_hubs_own_greenlet(hub, pipe):
     silent = pipe()
 
@@ -916,3 +1189,118 @@ def test_a_signal_handler_that_raises_while_the_hub_reports(kind, hub, pipe, mon
     other.answer()
     task.wait()
     capfd.readouterr()  # the hub's report
+
+
+@pytest.mark.skipif(psycogreen.implementation == "python", reason="a hub knows descriptors by their numbers alone")
+def test_a_descriptor_that_is_anothers_when_its_waiter_is_killed(hub, pipe):
+    old = pipe()
+    killed = hub.spawn(hub.wait_callback, old)
+    hub.wait_until(lambda: old.polls)
+    # As when a greenlet closes the connection for which another waits.
+    old.mine.close()
+    new = pipe()
+    assert new.fd == old.fd
+    task = hub.spawn(hub.wait_callback, new)
+    hub.wait_until(lambda: new.polls)
+    killed.kill(psycopg2.InterfaceError("killed"))
+    with pytest.raises(psycopg2.InterfaceError):
+        killed.wait()
+    new.answer()
+    task.wait()
+
+
+def test_a_killed_query_whose_descriptor_has_a_duplicate(hub, green, dsn, monkeypatch):
+    # Alone, without the cancel request: the server's answer comes to the duplicate.
+    hub.adapter.make_psycopg_green(connections=False)
+    connections = [hub.run(psycopg2.connect, dsn) for _ in range(2)]
+
+    def query(connection, seconds):
+        connection.cursor().execute("SELECT pg_sleep(%s)", (seconds,))
+
+    for connection in connections:
+        for _ in range(2):
+            hub.run(query, connection, 0.001)
+    killed, other = connections
+    duplicate = os.dup(killed.fileno())
+    stop, ended = hub.adapter._Watch.stop, []
+
+    def stopped(watch):
+        ended.append(watch)
+        stop(watch)
+
+    monkeypatch.setattr(hub.adapter._Watch, "stop", stopped)
+    task = hub.spawn(query, killed, 0.1)
+    hub.wait_until(lambda: killed.get_transaction_status() == TRANSACTION_STATUS_ACTIVE)
+    task.kill(psycopg2.InterfaceError("killed"))
+    with pytest.raises(psycopg2.InterfaceError):
+        task.wait()
+    assert killed.closed
+    hub.wait_until(lambda: select.select([duplicate], [], [], 0)[0])
+    for _ in range(5):
+        hub.run(query, other, 0.001)
+    os.close(duplicate)
+    other.close()
+    assert not ended  # the reactor had no need to begin anew
+
+
+@pytest.mark.skipif(
+    psycogreen.implementation == "python" and NAME == "eventlet", reason="eventlet refuses a second reader"
+)
+def test_one_socket_for_which_two_wait_at_once(hub, pipe):
+    one = pipe()
+    two = copy.copy(one)
+    task = hub.spawn(hub.wait_callback, two)
+    hub.sleep(0)
+    one.answer()
+    task.wait()
+    one.polls = two.polls = 0
+    tasks = [hub.spawn(hub.wait_callback, waited) for waited in (one, two)]
+    hub.wait_until(lambda: one.polls and two.polls)
+    for _ in tasks:
+        one.answer()
+    for task in tasks:
+        task.wait()
+
+
+@pytest.mark.skipif(psycogreen.implementation == "python", reason="no reactor here")
+def test_a_waiter_of_a_closed_socket_when_the_reactor_begins_anew(hub, pipe):
+    lost, held = pipe(), pipe()
+    task = hub.spawn(hub.wait_callback, lost)
+    hub.wait_until(lambda: lost.polls)
+    duplicate = os.dup(held.fd)
+    lost.mine.close()
+    held.mine.close()
+    held.answer()  # of which epoll goes on to tell
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        task.wait()
+    os.close(duplicate)
+
+
+def test_sockets_that_are_closed_in_the_batch_that_tells_of_them(hub, pipe, monkeypatch):
+    stop, ended = hub.adapter._Watch.stop, []
+
+    def stopped(watch):
+        ended.append(watch)
+        stop(watch)
+
+    monkeypatch.setattr(hub.adapter._Watch, "stop", stopped)
+    waited, other = pipe(), pipe()
+
+    def wait_and_close(closed):
+        hub.wait_callback(waited)
+        closed.mine.close()
+
+    for _ in range(4):
+        waited.polls, closed = 0, pipe()
+        task = hub.spawn(wait_and_close, closed)
+        hub.wait_until(lambda: waited.polls)
+        waited.answer()
+        closed.answer()
+        task.wait()
+        # And one of which there is nothing to be said.
+        other.polls = 0
+        task = hub.spawn(hub.wait_callback, other)
+        hub.wait_until(lambda: other.polls)
+        other.answer()
+        task.wait()
+    assert not ended  # the reactor had no need to begin anew
