@@ -550,22 +550,71 @@ def test_a_loop_that_goes_on_in_another_greenlet(hub, connect):
     assert hub.run_in_thread(main) == [[0, 1, 2]] * 4
 
 
-def test_a_loop_that_goes_on_in_another_greenlet_in_mid_query(hub, connect):
-    def main():
+@pytest.mark.parametrize("limit", ["None", "50", "0.2"], ids=["known", "limited", "timed_out"])
+def test_a_loop_that_goes_on_in_another_greenlet_in_mid_query(limit, run_script, dsn):
+    script = """
+        import asyncio, functools, greenlet, os, psycopg2
+        from fix_hub import event_loops
+        from psycogreen.asyncio import asyncio_wait_callback, make_psycopg_green, spawn
+        make_psycopg_green()
+        LIMIT = {limit}
+
+        def several(connection):
+            cursor, answers = connection.cursor(), []
+            for number in range(3):
+                cursor.execute(f"SELECT {number} FROM pg_sleep(0.1)")
+                answers.append(cursor.fetchone()[0])
+            return answers
+
+        def work():
+            try:
+                connection.cursor().execute("SELECT pg_sleep(%s)", (20 if LIMIT == 0.2 else 0.2,))
+            except TimeoutError:
+                assert LIMIT == 0.2
+            return several(other)
+
+        async def in_query():
+            while connection.get_transaction_status() != psycopg2.extensions.TRANSACTION_STATUS_ACTIVE:
+                await asyncio.sleep(0.002)
+
         loop = event_loops().new_event_loop()
-        connection = loop.run_until_complete(spawn(connect))
-        loop.run_until_complete(warm(connection))
-        task = loop.create_task(spawn(several, connection))
-        greenlet.greenlet(loop.run_until_complete).switch(until(lambda: in_query(connection)))
-        # The first that this one sees of the query is its answer.
-        answers = greenlet.greenlet(loop.run_until_complete).switch(task)
-        loop.close()
-        return answers
+        connection, other = (loop.run_until_complete(spawn(psycopg2.connect, "{dsn}")) for _ in range(2))
+        for known in connection, other:
+            loop.run_until_complete(spawn(several, known))
+        if LIMIT:
+            psycopg2.extensions.set_wait_callback(functools.partial(asyncio_wait_callback, timeout=LIMIT))
+        task = loop.create_task(spawn(work))
+        greenlet.greenlet(loop.run_until_complete).switch(in_query())
+        # The first that this one sees of the query is its end.
+        print(greenlet.greenlet(loop.run_until_complete).switch(task), flush=True)
+        os._exit(0)  # without a word of what is left if it is not the answers
+    """
+    assert run_script(script, dsn=dsn, limit=limit) == "[0, 1, 2]"
 
+
+def test_loops_that_take_turns_in_mid_query(hub, connect):
     def several(connection):
-        return [query(connection, f"SELECT {n} FROM pg_sleep(0.1)") for n in range(3)]
+        # The reactor knows it, then it is parked there.
+        return [query(connection, f"SELECT {n} FROM pg_sleep({n // 3 * 0.2})") for n in range(4)]
 
-    assert hub.run_in_thread(main) == [0, 1, 2]
+    def turns():
+        loops = [event_loops().new_event_loop() for _ in range(2)]
+        tasks = []
+        for loop in loops:
+            connection = loop.run_until_complete(spawn(connect))
+            loop.run_until_complete(warm(connection))
+            tasks.append(loop.create_task(spawn(several, connection)))
+            loop.run_until_complete(asyncio.sleep(0.1))
+        deadline = time.monotonic() + PATIENCE
+        while not all(task.done() for task in tasks) and time.monotonic() < deadline:
+            for loop in loops:
+                loop.run_until_complete(asyncio.sleep(0.01))
+        done = [task.done() and task.result() for task in tasks]
+        for loop in loops:
+            loop.close()
+        return done
+
+    assert hub.run_in_thread(turns) == [[0, 1, 2, 3]] * 2
 
 
 def test_a_loop_that_another_thread_goes_on_with(hub, connect):
@@ -576,6 +625,42 @@ def test_a_loop_that_another_thread_goes_on_with(hub, connect):
         text = f"SELECT {number} FROM pg_sleep(0.01)"
         assert hub.run_in_thread(loop.run_until_complete, spawn(query, connection, text)) == number
     hub.run_in_thread(loop.close)
+
+
+def test_a_loop_that_another_thread_goes_on_with_in_mid_query(run_script, dsn):
+    script = """
+        import asyncio, os, psycopg2, threading
+        from fix_hub import event_loops
+        from psycogreen.asyncio import make_psycopg_green, spawn
+        make_psycopg_green()
+
+        def query(connection, sql):
+            cursor = connection.cursor()
+            for _ in range(2):
+                cursor.execute(sql)
+            return cursor.fetchone()[0]
+
+        async def in_query():
+            while connections[0].get_transaction_status() != psycopg2.extensions.TRANSACTION_STATUS_ACTIVE:
+                await asyncio.sleep(0.002)
+
+        def first():
+            for connection in connections:
+                loop.run_until_complete(spawn(query, connection, "SELECT 1"))
+            tasks.append(loop.create_task(spawn(query, connections[0], "SELECT 2 FROM pg_sleep(20)")))
+            loop.run_until_complete(in_query())
+            there.set()
+            over.wait()  # what it leaves behind lives as long
+
+        loop, tasks, there, over = event_loops().new_event_loop(), [], threading.Event(), threading.Event()
+        connections = [loop.run_until_complete(spawn(psycopg2.connect, "{dsn}")) for _ in range(2)]
+        thread = threading.Thread(target=first, daemon=True)
+        thread.start()
+        there.wait()
+        print(loop.run_until_complete(spawn(query, connections[1], "SELECT 3 FROM pg_sleep(0.05)")), flush=True)
+        os._exit(0)
+    """
+    assert run_script(script, dsn=dsn) == "3"
 
 
 @pytest.mark.parametrize("state", ["known", "unknown", "limited"])
