@@ -208,7 +208,7 @@ cdef class Reactor:
     cdef uint32_t arms
     cdef int parked
     cdef Socket last  # the socket that was parked on last
-    cdef Socket called  # the one whose greenlet was switched to last
+    cdef Socket called  # the one whose greenlet is being switched to
     cdef bint doubtful  # whether it was woken and was not ready
     cdef bint held
     cdef int stale_batches
@@ -410,11 +410,13 @@ cdef class Reactor:
                     result = PyGreenlet_Switch(<PyGreenlet *>self.loop, NULL, NULL)
                 else:
                     result = PyGreenlet_Switch(<PyGreenlet *>waiter, <PyObject *>self.woken, NULL)
-            if result is self and sock.waiter is not None and self.called is not None and self.called.user is sock.user:
-                # This wait is a signal handler's or a __del__'s, within the
-                # hold() or switch() above of another: it was the turn of
-                # that one, whose event stays until it is read.
-                self.called.waiter = sock.user
+            if self.called is not None:
+                if result is self and sock.waiter is not None and self.called.user is sock.user:
+                    # This wait is a signal handler's or a __del__'s, within the
+                    # hold() or switch() above of another: it was the turn of
+                    # that one, whose event stays until it is read.
+                    self.called.waiter = sock.user
+                self.called = None
         finally:
             sock.waiter = None
             self.parked -= 1

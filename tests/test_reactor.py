@@ -380,7 +380,8 @@ def test_threads_with_hubs_of_their_own(hub, connect):
         generation()
     assert results == [True] * 20
     assert objects("Reactor") <= before[0]
-    assert len(os.listdir("/proc/self/fd")) <= before[1]
+    if not ON_ASYNCIO:  # eventlet does not close its loops
+        assert len(os.listdir("/proc/self/fd")) <= before[1]
 
 
 def objects(kind):
@@ -629,6 +630,7 @@ def test_the_epoll_instances_of_a_child(dsn):
 
 @pytest.mark.skipif(psycogreen.implementation == "python", reason="a hub's own wait does not survive the hub")
 @pytest.mark.skipif(NAME == "asyncio" or ON_ASYNCIO, reason="a loop ends its greenlets when it is closed")
+@pytest.mark.skipif(os.environ.get("GEVENT_LOOP", "").endswith("cffi"), reason="it tells of watchers that outlive it")
 def test_a_kill_in_a_hub_that_was_replaced(dsn):
     replace = {
         "gevent": "gevent.get_hub().destroy(destroy_loop=True)",
