@@ -539,6 +539,23 @@ def test_fork(dsn):
     assert printed == "child 0\n"
 
 
+# The child, in which nothing is due, prints what CPU time its sleep took.
+FORK_BESIDE_A_PARKED_GREENLET = """\
+task = spawn(query, connection, "SELECT 7 FROM pg_sleep(0.1)", 1)
+sleep(0.05)
+child = fork()
+if child == 0:
+    renew()
+    sleep(0.1)
+    begun = time.process_time()
+    sleep(0.4)
+    print(time.process_time() - begun, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)  # the answer waits meanwhile
+assert wait(task) == 7
+"""
+
+
 @pytest.mark.skipif(psycogreen.implementation == "python", reason="a hub's watchers are in its child too")
 @pytest.mark.skipif(ON_ASYNCIO, reason="asyncio's loop can't run within a loop, so this hub can't be replaced")
 def test_a_child_is_not_woken_by_what_comes_for_the_parent(dsn):
@@ -546,19 +563,8 @@ def test_a_child_is_not_woken_by_what_comes_for_the_parent(dsn):
         prepared("""
             connection = wait(spawn(psycopg2.connect, os.environ["DSN"]))
             wait(spawn(query, connection))
-            task = spawn(query, connection, "SELECT 7 FROM pg_sleep(0.1)", 1)
-            sleep(0.05)
-            child = fork()
-            if child == 0:
-                renew()
-                sleep(0.1)
-                begun = time.process_time()
-                sleep(0.4)
-                print(time.process_time() - begun, flush=True)
-                os._exit(0)
-            os.waitpid(child, 0)  # the answer waits meanwhile
-            assert wait(task) == 7
-        """),
+            FORK
+        """).replace("FORK", FORK_BESIDE_A_PARKED_GREENLET),
         DSN=dsn,
     )
     assert float(printed) < SLEEP_TAKES
@@ -584,22 +590,11 @@ def test_a_child_of_a_process_with_several_hubs(dsn):
                 threads.append(threading.Thread(target=other_hub))
                 threads[-1].start()
                 there.wait()
-            task = spawn(query, connection, "SELECT 7 FROM pg_sleep(0.1)", 1)
-            sleep(0.05)
-            child = fork()
-            if child == 0:
-                renew()
-                sleep(0.1)
-                begun = time.process_time()
-                sleep(0.4)
-                print(time.process_time() - begun, flush=True)
-                os._exit(0)
-            os.waitpid(child, 0)  # the answer waits meanwhile
-            assert wait(task) == 7
+            FORK
             os.write(writing, b"xx")
             for thread in threads:
                 thread.join()
-        """),
+        """).replace("FORK", FORK_BESIDE_A_PARKED_GREENLET),
         DSN=dsn,
     )
     assert float(printed) < SLEEP_TAKES
@@ -1271,6 +1266,18 @@ def test_a_descriptor_that_is_anothers_when_its_waiter_is_killed(hub, pipe):
     task.wait()
 
 
+def ends_of_watches(hub, monkeypatch):
+    """Return a list of the watches that end from now on."""
+    stop, ended = hub.adapter._Watch.stop, []
+
+    def stopped(watch):
+        ended.append(watch)
+        stop(watch)
+
+    monkeypatch.setattr(hub.adapter._Watch, "stop", stopped)
+    return ended
+
+
 def test_a_killed_query_whose_descriptor_has_a_duplicate(hub, green, dsn, monkeypatch):
     # Alone, without the cancel request: the server's answer comes to the duplicate.
     hub.adapter.make_psycopg_green(connections=False)
@@ -1284,13 +1291,7 @@ def test_a_killed_query_whose_descriptor_has_a_duplicate(hub, green, dsn, monkey
             hub.run(query, connection, 0.001)
     killed, other = connections
     duplicate = os.dup(killed.fileno())
-    stop, ended = hub.adapter._Watch.stop, []
-
-    def stopped(watch):
-        ended.append(watch)
-        stop(watch)
-
-    monkeypatch.setattr(hub.adapter._Watch, "stop", stopped)
+    ended = ends_of_watches(hub, monkeypatch)
     task = hub.spawn(query, killed, 0.1)
     hub.wait_until(lambda: killed.get_transaction_status() == TRANSACTION_STATUS_ACTIVE)
     task.kill(psycopg2.InterfaceError("killed"))
@@ -1339,13 +1340,7 @@ def test_a_waiter_of_a_closed_socket_when_the_reactor_begins_anew(hub, pipe):
 
 
 def test_sockets_that_are_closed_in_the_batch_that_tells_of_them(hub, pipe, monkeypatch):
-    stop, ended = hub.adapter._Watch.stop, []
-
-    def stopped(watch):
-        ended.append(watch)
-        stop(watch)
-
-    monkeypatch.setattr(hub.adapter._Watch, "stop", stopped)
+    ended = ends_of_watches(hub, monkeypatch)
     waited, other = pipe(), pipe()
 
     def wait_and_close(closed):
