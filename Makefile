@@ -7,7 +7,7 @@ bin = $(VENV)/bin
 bench_bin = .venvs/bench/bin
 pip = $(bin)/python -m pip -qq --disable-pip-version-check
 bench_pip = $(bench_bin)/python -m pip -qq --disable-pip-version-check
-sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx psycogreen/*.c)
+sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx psycogreen/*.pxi psycogreen/*.c psycogreen/*/*.pyx)
 
 .PHONY: demo test test-core test-all bench bench-check lint dist clean
 
@@ -36,13 +36,14 @@ lint: $(VENV)/dev-installed
 	$(bin)/ruff check .
 	PATH="$(abspath $(bin)):$$PATH" cython-lint psycogreen
 	$(bin)/mypy
+	$(bin)/lint-imports --no-cache
 
 dist: $(VENV)/dev-installed
 	$(bin)/python -m build
 	$(bin)/twine check --strict dist/*
 
 clean:
-	rm -rf build dist *.egg-info psycogreen/*.so $(VENV) .venvs
+	rm -rf build dist *.egg-info psycogreen/*.so psycogreen/*/*.so $(VENV) .venvs
 
 $(VENV)/pip-installed:
 	$(PYTHON) -m venv $(VENV)

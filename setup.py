@@ -37,9 +37,10 @@ def extensions():
             "psycogreen._waitloop",
             ["psycogreen/_waitloop.pyx"],
             include_dirs=[os.path.dirname(greenlet.__file__)],
+            depends=["psycogreen/_reactor.pxi"],
             optional=True,
         ),
-        Extension("psycogreen._copyrows", ["psycogreen/_copyrows.pyx"], optional=True),
+        Extension("psycogreen._libpq._copyrows", ["psycogreen/_libpq/_copyrows.pyx"], optional=True),
         Extension("psycogreen._ugreen", ["psycogreen/_ugreen.c"], optional=True),
     ]
 

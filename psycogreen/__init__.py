@@ -8,7 +8,7 @@ Import the adapter of your library and switch it on once, at start-up::
 Importing this package alone imports neither a hub nor psycopg2.
 """
 
-from psycogreen._loop import implementation
+from psycogreen._implementation import implementation
 
 __version__ = "2.0.0"
 

@@ -1,4 +1,4 @@
-from psycogreen._parked import parked as parked
-from psycogreen._pywaitloop import wait_callback as wait_callback
+from psycogreen._waiters import waiter_of as waiter_of
+from psycogreen._waitloop_py import wait_callback as wait_callback
 
 implementation: str

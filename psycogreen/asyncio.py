@@ -23,9 +23,9 @@ try:
 except ImportError as exc:
     raise ImportError("psycogreen.asyncio needs greenlet: pip install psycogreen[asyncio]") from exc
 
-from psycogreen._loop import wait_callback
-from psycogreen._park import POLL_EITHER, POLL_READ, POLL_WRITE
-from psycogreen._patch import register
+from psycogreen._implementation import wait_callback
+from psycogreen._psycopg2.activate import register
+from psycogreen._waiting import POLL_READ, POLL_READWRITE, POLL_WRITE
 
 __all__ = ["asyncio_wait_callback", "make_psycopg_green", "patch_psycopg", "spawn"]
 
@@ -33,7 +33,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _Loop:
+class _LoopState:
     """An event loop, and what waits on it. It hangs on the loop, and goes with it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -44,7 +44,7 @@ class _Loop:
         # What spawn() started and has not ended, what waits in SQLAlchemy's
         # greenlets, and whoever waits through _Wake.
         self.spawned: set[_Greenlet] = set()
-        self.turns: dict[greenlet, _Turn] = {}
+        self.wakeups: dict[greenlet, _TaskWakeup] = {}
         self.waiting: set[greenlet] = set()
         # What the loop may still watch, though the wait for it has ended.
         self.ended: set[_Descriptor] = set()
@@ -55,7 +55,7 @@ class _Loop:
         self._close_loop = loop.close
         loop.close = self._close  # type: ignore[method-assign]
 
-    def moved(self) -> Any:
+    def adopt_greenlet(self) -> Any:
         """Return the running greenlet, after it has become the one in which the loop runs."""
         here = getcurrent()
         if here is not self.greenlet:
@@ -67,14 +67,14 @@ class _Loop:
 
     def call(self, fn: Callable[..., object], *args: Any) -> None:
         """Call *fn*; the loop calls this."""
-        self.moved()
+        self.adopt_greenlet()
         fn(*args)
 
-    def can_throw_into(self, found: greenlet) -> bool:
-        """Tell whether the greenlet *found*, which is not running, waits for what is ours."""
-        return not _is_sqlalchemys(found) or found in self.turns
+    def can_throw_into(self, waiter: greenlet) -> bool:
+        """Return whether the greenlet *waiter*, which is not running, waits for something of psycogreen's."""
+        return not _is_sqlalchemys(waiter) or waiter in self.wakeups
 
-    def refuse(self) -> None:
+    def check_may_wait(self) -> None:
         """Refuse to wait in what is no greenlet that can.
 
         Raises:
@@ -105,35 +105,35 @@ class _Loop:
 
     def _end(self) -> None:
         """End all greenlets, as nothing will wake them."""
-        self.moved()
-        for turn in list(self.turns.values()):
-            turn.never_comes(self)
+        self.adopt_greenlet()
+        for wakeup in list(self.wakeups.values()):
+            wakeup.abandon(self)
         for spawned in list(self.spawned):
             self._end_one(spawned)
-        _cancel: Any = sys.modules.get("psycogreen._cancel")
-        if _cancel is not None:
-            _cancel.finish_left_to(self)
+        cancel: Any = sys.modules.get("psycogreen._psycopg2.cancel")
+        if cancel is not None:
+            cancel.finish_left_to(self)
         for waiting in list(self.waiting):
             self._end_one(waiting)
 
-    def _end_one(self, found: greenlet) -> None:
+    def _end_one(self, waiter: greenlet) -> None:
         exc = asyncio.CancelledError("the event loop is closed")
         try:
-            found.parent = self.greenlet
-            found.throw(exc)
+            waiter.parent = self.greenlet
+            waiter.throw(exc)
         except (GreenletError, ValueError):
             pass  # left behind in another thread
         except BaseException as died:
             if died is not exc:
-                _hub.report(self, died)
+                _adapter.handle_error(self, died)
 
 
 class _Greenlet(greenlet):  # type: ignore[misc]
     """What spawn() runs a function in. It keeps the outcome."""
 
-    def __init__(self, hub: _Loop, fn: Callable[[], Any]) -> None:
+    def __init__(self, loop_state: _LoopState, fn: Callable[[], Any]) -> None:
         super().__init__()
-        self._hub = hub
+        self._loop_state = loop_state
         self._fn: Callable[[], Any] | None = fn
         self._exception: BaseException | None = None
         self._result: Any = None
@@ -144,28 +144,28 @@ class _Greenlet(greenlet):  # type: ignore[misc]
 
     def start(self) -> None:
         """Begin, in the greenlet that runs the loop."""
-        self.parent = self._hub.greenlet
+        self.parent = self._loop_state.greenlet
         self.switch()
 
     def run(self) -> None:
-        self._hub.spawned.add(self)
+        self._loop_state.spawned.add(self)
         try:
             assert self._fn is not None
             self._result = self._fn()
         except BaseException as exc:
             self._exception = exc
         self._fn = None
-        self._hub.spawned.discard(self)
+        self._loop_state.spawned.discard(self)
         if self.ended is not None and not self.ended.done():
             self.ended.set_result(None)
 
     def interrupt(self, exc: BaseException) -> None:
         """Throw *exc* where the function waits; it goes on until it waits again or ends."""
-        hub = self._hub
+        loop_state = self._loop_state
         here = getcurrent()
-        if here is not hub.greenlet:
-            if hub.loop.is_running():
-                hub.loop.call_soon(hub.call, self.interrupt, exc)
+        if here is not loop_state.greenlet:
+            if loop_state.loop.is_running():
+                loop_state.loop.call_soon(loop_state.call, self.interrupt, exc)
                 return
             self.parent = here
         if not self.dead:
@@ -182,37 +182,37 @@ class _Greenlet(greenlet):  # type: ignore[misc]
             del exc  # its traceback holds this frame
 
 
-def _is_sqlalchemys(found: Any) -> bool:
+def _is_sqlalchemys(waiter: Any) -> bool:
     # The mark by which SQLAlchemy's await_only() knows its own.
-    return getattr(found, "__sqlalchemy_greenlet_provider__", False)
+    return getattr(waiter, "__sqlalchemy_greenlet_provider__", False)
 
 
 class _Wake:
     """Wakes the greenlet that made it, while that waits; the loop calls it."""
 
-    def __init__(self, hub: _Loop) -> None:
-        self._hub = hub
+    def __init__(self, loop_state: _LoopState) -> None:
+        self._loop_state = loop_state
         self._greenlet = getcurrent()
 
     def wait(self) -> None:
         """Wait until it is called."""
-        hub, me = self._hub, self._greenlet
-        hub.waiting.add(me)
+        loop_state, me = self._loop_state, self._greenlet
+        loop_state.waiting.add(me)
         try:
-            result = _switch(hub)
+            result = _switch(loop_state)
         finally:
-            hub.waiting.discard(me)
+            loop_state.waiting.discard(me)
             self._greenlet = None
         if result is not self:
-            _hub.misdirected(hub, result)
+            _adapter.stray_switch(loop_state, result)
 
     def __call__(self, done: Any = None) -> None:
-        self._hub.moved()
+        self._loop_state.adopt_greenlet()
         if self._greenlet is not None:
             self._greenlet.switch(self)
 
     def throw(self, exc: BaseException) -> None:
-        self._hub.moved()
+        self._loop_state.adopt_greenlet()
         if self._greenlet is not None:
             self._greenlet.throw(exc)
 
@@ -228,65 +228,65 @@ class _Descriptor:
     in another greenlet that stack is somebody else's.
     """
 
-    def __init__(self, hub: _Loop, fd: int, state: int, wake: _Wake) -> None:
-        self._hub = hub
+    def __init__(self, loop_state: _LoopState, fd: int, state: int, wake: _Wake) -> None:
+        self._loop_state = loop_state
         self._state = state
         self._wake = wake
         self._fd = os.dup(fd)
-        hub.loop.call_soon(self._watch)
+        loop_state.loop.call_soon(self._watch)
 
     def _watch(self) -> None:
-        if self in self._hub.ended:
+        if self in self._loop_state.ended:
             return
         try:
             if self._state != POLL_WRITE:
-                self._hub.loop.add_reader(self._fd, self._wake)
+                self._loop_state.loop.add_reader(self._fd, self._wake)
             if self._state != POLL_READ:
-                self._hub.loop.add_writer(self._fd, self._wake)
+                self._loop_state.loop.add_writer(self._fd, self._wake)
         except Exception as exc:
             self._wake.throw(exc)
 
     def end(self) -> None:
         """End the watch, as soon as the loop can."""
-        self._hub.ended.add(self)
-        if self._hub.loop.is_closed():
+        self._loop_state.ended.add(self)
+        if self._loop_state.loop.is_closed():
             self.close()
         else:
-            self._hub.loop.call_soon(self.close)
+            self._loop_state.loop.call_soon(self.close)
 
     def close(self) -> None:
         """End the watch at once."""
-        if self not in self._hub.ended:
+        if self not in self._loop_state.ended:
             return
-        if not self._hub.loop.is_closed():
-            self._hub.loop.remove_reader(self._fd)
-            self._hub.loop.remove_writer(self._fd)
+        if not self._loop_state.loop.is_closed():
+            self._loop_state.loop.remove_reader(self._fd)
+            self._loop_state.loop.remove_writer(self._fd)
         os.close(self._fd)
-        self._hub.ended.discard(self)
+        self._loop_state.ended.discard(self)
 
 
 class _Asyncio:
     """What the wait loop needs of asyncio."""
 
     #: The greenlets that may switch to the loop without more ado.
-    own = _Greenlet
+    greenlet_type = _Greenlet
 
-    def current(self) -> _Loop | None:
+    def current(self) -> _LoopState | None:
         loop: Any = asyncio._get_running_loop()
         if loop is None:
             return None
         try:
-            hub: _Loop = loop._psycogreen
+            loop_state: _LoopState = loop._psycogreen
         except AttributeError:
-            hub = loop._psycogreen = _Loop(loop)
-        return hub
+            loop_state = loop._psycogreen = _LoopState(loop)
+        return loop_state
 
-    def here(self) -> _Loop:
+    def require_loop(self) -> _LoopState:
         """Return the running loop, of which the running greenlet may wait for something."""
-        hub = self.current()
-        assert hub is not None
-        hub.refuse()
-        return hub
+        loop_state = self.current()
+        assert loop_state is not None
+        loop_state.check_may_wait()
+        return loop_state
 
     def wait_read(self, fd: int, timeout: float | None) -> None:
         self.wait(fd, POLL_READ, timeout)
@@ -294,32 +294,32 @@ class _Asyncio:
     def wait_write(self, fd: int, timeout: float | None) -> None:
         self.wait(fd, POLL_WRITE, timeout)
 
-    def wait_either(self, fd: int, timeout: float | None) -> None:
-        self.wait(fd, POLL_EITHER, timeout)
+    def wait_readwrite(self, fd: int, timeout: float | None) -> None:
+        self.wait(fd, POLL_READWRITE, timeout)
 
-    def limit(self, timeout: float | None) -> float | None:
+    def timeout_seconds(self, timeout: float | None) -> float | None:
         return timeout
 
     def poll(self) -> Any:
         return select.poll()
 
     def wait(self, fd: int, state: int, seconds: float | None) -> None:
-        hub = self.here()
-        wake = _Wake(hub)
+        loop_state = self.require_loop()
+        wake = _Wake(loop_state)
         timer = None
-        descriptor = _Descriptor(hub, fd, state, wake)
+        descriptor = _Descriptor(loop_state, fd, state, wake)
         try:
             if seconds is not None:
-                timer = hub.loop.call_later(seconds, wake.throw, TimeoutError("timed out"))
+                timer = loop_state.loop.call_later(seconds, wake.throw, TimeoutError("timed out"))
             wake.wait()
         finally:
             if timer is not None:
                 timer.cancel()
             descriptor.end()
 
-    def wait_for(self, hub: _Loop, future: "asyncio.Future[T]") -> T:
+    def wait_for(self, loop_state: _LoopState, future: "asyncio.Future[T]") -> T:
         """Park until *future* is done; return or raise what it has."""
-        wake = _Wake(hub)
+        wake = _Wake(loop_state)
         future.add_done_callback(wake)
         try:
             wake.wait()
@@ -329,72 +329,72 @@ class _Asyncio:
         return future.result()
 
     def timeout(self, seconds: float) -> Any:
-        return _Timeout(self.here(), seconds)
+        return _Timeout(self.require_loop(), seconds)
 
     def getaddrinfo(self, host: str) -> list[Any]:
-        hub = self.here()
-        found = hub.loop.create_task(hub.loop.getaddrinfo(host, None, type=_socket.SOCK_STREAM))
-        return self.wait_for(hub, found)
+        loop_state = self.require_loop()
+        lookup = loop_state.loop.create_task(loop_state.loop.getaddrinfo(host, None, type=_socket.SOCK_STREAM))
+        return self.wait_for(loop_state, lookup)
 
-    def call_soon(self, hub: _Loop, fn: Callable[..., object], *args: Any) -> None:
-        hub.loop.call_soon(hub.call, fn, *args)
+    def call_soon(self, loop_state: _LoopState, fn: Callable[..., object], *args: Any) -> None:
+        loop_state.loop.call_soon(loop_state.call, fn, *args)
 
     def pause(self) -> None:
-        hub = self.here()
-        wake = _Wake(hub)
-        hub.loop.call_soon(wake)
+        loop_state = self.require_loop()
+        wake = _Wake(loop_state)
+        loop_state.loop.call_soon(wake)
         wake.wait()
 
     def start_thread(self, fn: Callable[..., object], *args: Any) -> None:
         _thread.start_new_thread(fn, args)
 
-    def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
-        hub = self.here()
-        return self.wait_for(hub, hub.loop.run_in_executor(None, fn, *args))
+    def run_in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+        loop_state = self.require_loop()
+        return self.wait_for(loop_state, loop_state.loop.run_in_executor(None, fn, *args))
 
-    def greenlet(self, hub: _Loop) -> Any:
-        return hub.greenlet
+    def greenlet(self, loop_state: _LoopState) -> Any:
+        return loop_state.greenlet
 
-    def can_throw_into(self, hub: _Loop, found: Any) -> bool:
-        return hub.can_throw_into(found)
+    def can_throw_into(self, loop_state: _LoopState, waiter: Any) -> bool:
+        return loop_state.can_throw_into(waiter)
 
-    def switch(self, hub: _Loop) -> Any:
-        hub.refuse()
-        return _switch(hub)
+    def switch(self, loop_state: _LoopState) -> Any:
+        loop_state.check_may_wait()
+        return _switch(loop_state)
 
-    def moved(self, hub: _Loop) -> Any:
-        return hub.moved()
+    def adopt_greenlet(self, loop_state: _LoopState) -> Any:
+        return loop_state.adopt_greenlet()
 
-    def watch(self, hub: _Loop, fd: int, callback: Callable[..., object]) -> "_Watch":
-        return _Watch(hub.loop, fd, callback)
+    def watch(self, loop_state: _LoopState, fd: int, callback: Callable[..., object]) -> "_Watch":
+        return _Watch(loop_state.loop, fd, callback)
 
-    def report(self, hub: _Loop, exc: BaseException) -> None:
+    def handle_error(self, loop_state: _LoopState, exc: BaseException) -> None:
         if isinstance(exc, (KeyboardInterrupt, SystemExit)):
             raise exc
-        hub.loop.call_exception_handler({"message": "Unhandled exception in a greenlet", "exception": exc})
+        loop_state.loop.call_exception_handler({"message": "Unhandled exception in a greenlet", "exception": exc})
 
-    def misdirected(self, hub: _Loop, result: object) -> None:
+    def stray_switch(self, loop_state: _LoopState, result: object) -> None:
         raise RuntimeError(f"Invalid switch into a greenlet that waits for PostgreSQL: got {result!r}")
 
 
-def _switch(hub: _Loop) -> Any:
+def _switch(loop_state: _LoopState) -> Any:
     """Switch to the loop; return what the running greenlet is switched back to with."""
     if _is_sqlalchemys(getcurrent()):
-        return _switch_through_sqlalchemy(hub)
-    return hub.greenlet.switch()
+        return _switch_through_sqlalchemy(loop_state)
+    return loop_state.greenlet.switch()
 
 
-def _switch_through_sqlalchemy(hub: _Loop) -> Any:
+def _switch_through_sqlalchemy(loop_state: _LoopState) -> Any:
     """Switch to the loop from a greenlet of SQLAlchemy's, the parent of which awaits what it is switched to with.
 
     Only that parent, which runs in the task, may have the greenlet go on.
     Whoever else switches to it is switched back to at once, and the task told.
     """
     me = getcurrent()
-    turn = _Turn(hub.loop)
-    value: Any = turn
+    wakeup = _TaskWakeup(loop_state.loop)
+    value: Any = wakeup
     exc: BaseException | None = None
-    hub.turns[me] = turn
+    loop_state.wakeups[me] = wakeup
     try:
         while True:
             try:
@@ -402,22 +402,22 @@ def _switch_through_sqlalchemy(hub: _Loop) -> Any:
             except BaseException as thrown:
                 exc = thrown
             else:
-                if not turn.has_come:
+                if not wakeup.has_come:
                     result = switched
-            if turn.has_come or not turn.is_awaited:
+            if wakeup.has_come or not wakeup.is_awaited:
                 break
-            turn.call()
+            wakeup.call()
             value = None
         if exc is not None:
             raise exc
         return result
     finally:
-        del hub.turns[me]
+        del loop_state.wakeups[me]
         del exc  # its traceback holds this frame
 
 
-class _Turn:
-    """The turn of a task: what it awaits until it is called."""
+class _TaskWakeup:
+    """The wakeup of a task: what it awaits until it is called."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._called = loop.create_future()
@@ -438,12 +438,12 @@ class _Turn:
         if not self._called.done():
             self._called.set_result(None)
 
-    def never_comes(self, hub: _Loop) -> None:
+    def abandon(self, loop_state: _LoopState) -> None:
         """End the task's coroutine, as the collector would: but that might do so within another greenlet."""
         try:
             self._task.get_coro().close()
         except Exception as exc:
-            hub.loop.call_exception_handler({"message": "Unhandled exception in a coroutine", "exception": exc})
+            loop_state.loop.call_exception_handler({"message": "Unhandled exception in a coroutine", "exception": exc})
 
 
 class _Watch:
@@ -460,7 +460,7 @@ class _Watch:
         if not self._stopped:
             self._loop.add_reader(self._fd, self._callback)
 
-    def hold(self, awaited: bool) -> None:
+    def set_ref(self, awaited: bool) -> None:
         pass  # a loop runs until it is told to stop
 
     def stop(self) -> None:
@@ -472,26 +472,26 @@ class _Watch:
 class _Timeout(BaseException):
     """Is thrown into the greenlet that is in its block when *seconds* have passed."""
 
-    def __init__(self, hub: _Loop, seconds: float) -> None:
-        self._hub = hub
+    def __init__(self, loop_state: _LoopState, seconds: float) -> None:
+        self._loop_state = loop_state
         self._seconds = seconds
 
     def __enter__(self) -> "_Timeout":
         self._greenlet = getcurrent()
-        self._timer = self._hub.loop.call_later(self._seconds, self._hub.call, self._strike)
+        self._timer = self._loop_state.loop.call_later(self._seconds, self._loop_state.call, self._fire)
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._timer.cancel()
 
-    def _strike(self) -> None:
-        if self._hub.can_throw_into(self._greenlet):
+    def _fire(self) -> None:
+        if self._loop_state.can_throw_into(self._greenlet):
             self._greenlet.throw(self)
         else:
-            self._timer = self._hub.loop.call_later(0.01, self._hub.call, self._strike)
+            self._timer = self._loop_state.loop.call_later(0.01, self._loop_state.call, self._fire)
 
 
-_hub = _Asyncio()
+_adapter = _Asyncio()
 
 
 async def spawn(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -516,16 +516,16 @@ async def spawn(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         BaseException: Whatever *fn* raised.
     """
     asyncio.get_running_loop()
-    hub = _hub.current()
-    assert hub is not None
-    spawned = _Greenlet(hub, functools.partial(fn, *args, **kwargs))
+    loop_state = _adapter.current()
+    assert loop_state is not None
+    spawned = _Greenlet(loop_state, functools.partial(fn, *args, **kwargs))
     start = None
-    if getcurrent() is hub.greenlet:
+    if getcurrent() is loop_state.greenlet:
         spawned.start()
     else:  # an eager task's first step, within another greenlet
-        start = hub.loop.call_soon(hub.call, spawned.start)
+        start = loop_state.loop.call_soon(loop_state.call, spawned.start)
     while not spawned.dead:
-        spawned.ended = hub.loop.create_future()
+        spawned.ended = loop_state.loop.create_future()
         try:
             await spawned.ended
         except BaseException as exc:
@@ -541,7 +541,7 @@ async def spawn(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     return result
 
 
-@wait_callback(_hub)
+@wait_callback(_adapter)
 def asyncio_wait_callback(conn: Any, timeout: float | None = None) -> None:
     """Wait until psycopg2's connection *conn* is done; let the event loop run.
 
@@ -578,7 +578,7 @@ def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
     Raises:
         ImportError: psycopg2 is not installed or has no wait callbacks.
     """
-    register(asyncio_wait_callback, _hub, connections, cancel)
+    register(asyncio_wait_callback, _adapter, connections, cancel)
 
 
 patch_psycopg = make_psycopg_green

@@ -14,9 +14,9 @@ import eventlet.patcher
 import eventlet.tpool
 import greenlet
 
-from psycogreen._loop import wait_callback
-from psycogreen._park import POLL_READ
-from psycogreen._patch import register
+from psycogreen._implementation import wait_callback
+from psycogreen._psycopg2.activate import register
+from psycogreen._waiting import POLL_READ
 
 __all__ = ["eventlet_wait_callback", "make_psycopg_green", "patch_psycopg"]
 
@@ -40,7 +40,7 @@ class _Eventlet:
     def wait_write(self, fd: int, timeout: float) -> None:
         eventlet.hubs.trampoline(fd, write=True)
 
-    def wait_either(self, fd: int, timeout: float) -> None:
+    def wait_readwrite(self, fd: int, timeout: float) -> None:
         # trampoline() refuses to wait for both.
         hub = eventlet.hubs.get_hub()
         me = greenlet.getcurrent()
@@ -61,7 +61,7 @@ class _Eventlet:
             for listener in listeners:
                 hub.remove(listener)
 
-    def limit(self, timeout: float) -> None:
+    def timeout_seconds(self, timeout: float) -> None:
         return None  # it has no effect, as in release 1.0.2
 
     def poll(self) -> Any:
@@ -92,7 +92,7 @@ class _Eventlet:
     def start_thread(self, fn: Callable[..., object], *args: Any) -> None:
         _thread.start_new_thread(fn, args)
 
-    def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+    def run_in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
         return eventlet.tpool.execute(fn, *args)
 
     def greenlet(self, hub: Any) -> Any:
@@ -104,12 +104,12 @@ class _Eventlet:
     def watch(self, hub: Any, fd: int, callback: Callable[..., object]) -> "_Watch":
         return _Watch(hub, fd, callback)
 
-    def report(self, hub: Any, exc: BaseException) -> None:
+    def handle_error(self, hub: Any, exc: BaseException) -> None:
         if isinstance(exc, hub.SYSTEM_EXCEPTIONS):
             raise exc
         hub.squelch_generic_exception((type(exc), exc, exc.__traceback__))
 
-    def misdirected(self, hub: Any, result: object) -> None:
+    def stray_switch(self, hub: Any, result: object) -> None:
         pass
 
 
@@ -118,7 +118,7 @@ class _Watch:
         self._hub = hub
         self._listener = hub.add(hub.READ, fd, callback, _closed, None)
 
-    def hold(self, awaited: bool) -> None:
+    def set_ref(self, awaited: bool) -> None:
         pass  # eventlet's hub runs on whatever it watches
 
     def stop(self) -> None:
@@ -130,10 +130,10 @@ def _closed(exc: BaseException) -> None:
     print(f"psycogreen: {exc!r} on the reactor's descriptor", file=sys.stderr)
 
 
-_hub = _Eventlet()
+_adapter = _Eventlet()
 
 
-@wait_callback(_hub)
+@wait_callback(_adapter)
 def eventlet_wait_callback(conn: Any, timeout: float = -1) -> None:
     """Wait until psycopg2's connection *conn* is done; let other greenlets run.
 
@@ -167,7 +167,7 @@ def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
     Raises:
         ImportError: psycopg2 is not installed or has no wait callbacks.
     """
-    register(eventlet_wait_callback, _hub, connections, cancel)
+    register(eventlet_wait_callback, _adapter, connections, cancel)
     # A later eventlet.monkey_patch() would put eventlet's own callback there.
     eventlet.patcher.already_patched["psycopg"] = True
 

@@ -11,9 +11,9 @@ from gevent._hub_local import get_hub_if_exists
 from gevent.exceptions import InvalidSwitchError
 from gevent.socket import wait_read, wait_readwrite, wait_write
 
-from psycogreen._loop import wait_callback
-from psycogreen._park import POLL_READ
-from psycogreen._patch import register
+from psycogreen._implementation import wait_callback
+from psycogreen._psycopg2.activate import register
+from psycogreen._waiting import POLL_READ
 
 __all__ = ["gevent_wait_callback", "make_psycopg_green", "patch_psycopg"]
 
@@ -25,9 +25,9 @@ class _Gevent:
 
     wait_read = staticmethod(wait_read)
     wait_write = staticmethod(wait_write)
-    wait_either = staticmethod(wait_readwrite)
+    wait_readwrite = staticmethod(wait_readwrite)
 
-    def limit(self, timeout: float | None) -> float | None:
+    def timeout_seconds(self, timeout: float | None) -> float | None:
         return timeout
 
     def poll(self) -> Any:
@@ -52,7 +52,7 @@ class _Gevent:
     def start_thread(self, fn: Callable[..., object], *args: Any) -> None:
         gevent.monkey.get_original("_thread", "start_new_thread")(fn, args)
 
-    def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+    def run_in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
         return gevent.get_hub().threadpool.apply(fn, args)
 
     def greenlet(self, hub: Any) -> Any:
@@ -64,11 +64,11 @@ class _Gevent:
     def watch(self, hub: Any, fd: int, callback: Callable[..., object]) -> "_Watch":
         return _Watch(hub.loop, fd, callback)
 
-    def report(self, hub: Any, exc: BaseException) -> None:
+    def handle_error(self, hub: Any, exc: BaseException) -> None:
         # Without a context, gevent takes any error for one of the system.
         hub.handle_error("psycogreen: greenlet", type(exc), exc, exc.__traceback__)
 
-    def misdirected(self, hub: Any, result: object) -> None:
+    def stray_switch(self, hub: Any, result: object) -> None:
         raise InvalidSwitchError(f"Invalid switch into a greenlet that waits for PostgreSQL: got {result!r}")
 
 
@@ -82,7 +82,7 @@ class _Watch:
         if self._can_be_unref:
             self._watcher.start(callback)
 
-    def hold(self, awaited: bool) -> None:
+    def set_ref(self, awaited: bool) -> None:
         # hub.join() and gevent.wait() end when no watcher with a reference runs.
         if self._can_be_unref:
             self._watcher.ref = awaited
@@ -98,10 +98,10 @@ class _Watch:
                 self._watcher.close()
 
 
-_hub = _Gevent()
+_adapter = _Gevent()
 
 
-@wait_callback(_hub)
+@wait_callback(_adapter)
 def gevent_wait_callback(conn: Any, timeout: float | None = None) -> None:
     """Wait until psycopg2's connection *conn* is done; let other greenlets run.
 
@@ -135,7 +135,7 @@ def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
     Raises:
         ImportError: psycopg2 is not installed or has no wait callbacks.
     """
-    register(gevent_wait_callback, _hub, connections, cancel)
+    register(gevent_wait_callback, _adapter, connections, cancel)
 
 
 patch_psycopg = make_psycopg_green

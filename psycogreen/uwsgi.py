@@ -26,10 +26,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from psycogreen import _parked
-from psycogreen._loop import wait_callback
-from psycogreen._park import POLL_READ, WaitTimeout, limited
-from psycogreen._patch import register
+from psycogreen import _waiters
+from psycogreen._implementation import wait_callback
+from psycogreen._psycopg2.activate import register
+from psycogreen._waiting import POLL_READ, WaitTimeout, effective_timeout
 
 # What is missing is told by make_psycopg_green().
 try:
@@ -53,7 +53,7 @@ STACK = 1 << 20
 
 # Seconds after which a request to cancel a query is given up, for which all of
 # the worker's requests wait: where there are no threads.
-PATIENCE = 1.0
+CANCEL_TIMEOUT = 1.0
 
 
 class _Main:
@@ -88,7 +88,7 @@ class _Core:
             WaitTimeout: The one that the core is in ended first.
             BaseException: What was thrown.
         """
-        seconds, ended = limited(seconds, self)
+        seconds, ended = effective_timeout(seconds, self)
         ready: list[int] = []
         self._epoll.register(fd, flags)
         timer = None
@@ -98,7 +98,7 @@ class _Core:
                 self._epoll.register(timer, select.EPOLLIN)
             while not ready and self._thrown is None:
                 _ugreen.wait(self._epoll.fileno())
-                _hub.call_those_due()
+                _adapter.run_pending_calls()
                 ready = [number for number, _ in self._epoll.poll(0) if number != self._wake]
         finally:
             if timer is not None:
@@ -107,7 +107,7 @@ class _Core:
                 self._epoll.unregister(fd)
             thrown, self._thrown = self._thrown, None
             if thrown is not None:
-                self._calm()
+                self._drain()
         if thrown is not None:
             raise thrown
         if fd not in ready:
@@ -124,9 +124,9 @@ class _Core:
         try:
             _ugreen.wait(self._epoll.fileno())
         finally:
-            self._calm()
+            self._drain()
 
-    def _calm(self) -> None:
+    def _drain(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
 
@@ -145,7 +145,7 @@ class _Uwsgi:
         self._cores: dict[int, _Core] = {}
         # What is to be called on behalf of the main stack, which runs no
         # Python of ours: the core that goes on first does it.
-        self._due: list[tuple[Callable[..., object], Any]] = []
+        self._pending_calls: list[tuple[Callable[..., object], Any]] = []
         self._calling = False
 
     def set_up(self) -> None:
@@ -195,15 +195,15 @@ class _Uwsgi:
         core.wait(fd, flags, timeout)
 
     def wait_read(self, fd: int, timeout: float) -> None:
-        self._wait(fd, select.EPOLLIN, self.limit(timeout))
+        self._wait(fd, select.EPOLLIN, self.timeout_seconds(timeout))
 
     def wait_write(self, fd: int, timeout: float) -> None:
-        self._wait(fd, select.EPOLLOUT, self.limit(timeout))
+        self._wait(fd, select.EPOLLOUT, self.timeout_seconds(timeout))
 
-    def wait_either(self, fd: int, timeout: float) -> None:
-        self._wait(fd, select.EPOLLIN | select.EPOLLOUT, self.limit(timeout))
+    def wait_readwrite(self, fd: int, timeout: float) -> None:
+        self._wait(fd, select.EPOLLIN | select.EPOLLOUT, self.timeout_seconds(timeout))
 
-    def limit(self, timeout: float) -> float | None:
+    def timeout_seconds(self, timeout: float) -> float | None:
         return None if timeout < 0 else timeout
 
     def poll(self) -> Any:
@@ -218,20 +218,20 @@ class _Uwsgi:
         return WaitTimeout(seconds, core)
 
     def getaddrinfo(self, host: str) -> list[Any]:
-        found: list[Any] = self.in_thread(lambda: _socket.getaddrinfo(host, None, type=_socket.SOCK_STREAM))
+        found: list[Any] = self.run_in_thread(lambda: _socket.getaddrinfo(host, None, type=_socket.SOCK_STREAM))
         return found
 
     def call_soon(self, hub: _Core, fn: Callable[..., object], *args: Any) -> None:
-        self._due.append((fn, args))
+        self._pending_calls.append((fn, args))
 
-    def call_those_due(self) -> None:
+    def run_pending_calls(self) -> None:
         """Call what is due, as if on the main stack."""
         if self._calling:
             return
         self._calling = True
         try:
-            due, self._due = self._due, []
-            for fn, args in due:
+            pending, self._pending_calls = self._pending_calls, []
+            for fn, args in pending:
                 try:
                     fn(*args)
                 except Exception:
@@ -243,16 +243,16 @@ class _Uwsgi:
         core = self.current()
         assert core is not None
         core.pause()
-        self.call_those_due()
+        self.run_pending_calls()
 
     def start_thread(self, fn: Callable[..., object], *args: Any) -> None:
         if self._threads:
             _thread.start_new_thread(fn, args)
             return
-        with contextlib.suppress(WaitTimeout), WaitTimeout(PATIENCE):
+        with contextlib.suppress(WaitTimeout), WaitTimeout(CANCEL_TIMEOUT):
             fn(*args)
 
-    def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+    def run_in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
         if not self._threads:
             return fn(*args)
         ended, end = os.pipe()
@@ -284,10 +284,10 @@ class _Uwsgi:
         return self._main
 
 
-_hub = _Uwsgi()
+_adapter = _Uwsgi()
 
 
-@wait_callback(_hub)
+@wait_callback(_adapter)
 def uwsgi_wait_callback(conn: Any, timeout: float = -1) -> None:
     """Wait until psycopg2's connection *conn* is done; let other requests run.
 
@@ -331,9 +331,9 @@ def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
             message says what to do.
     """
     _check()
-    _hub.set_up()
-    _parked.ask(_hub.running)
-    register(uwsgi_wait_callback, _hub, connections, cancel)
+    _adapter.set_up()
+    _waiters.set_getcurrent(_adapter.running)
+    register(uwsgi_wait_callback, _adapter, connections, cancel)
 
 
 patch_psycopg = make_psycopg_green

@@ -20,7 +20,7 @@ BEGINNINGS = {
         django.setup()
         import django.db
         from django.db import close_old_connections, connection, transaction
-        from psycogreen._connection import GreenConnection
+        from psycogreen._psycopg2.connection import GreenConnection
 
         def active(words):
             with connection.cursor() as cursor:
@@ -58,7 +58,7 @@ BEGINNINGS = {
         from playhouse.pool import PooledPostgresqlDatabase
         from playhouse.postgres_ext import PostgresqlExtDatabase, ServerSide
         from psycopg2.extensions import parse_dsn
-        from psycogreen._connection import GreenConnection
+        from psycogreen._psycopg2.connection import GreenConnection
 
         parameters = parse_dsn("{dsn}")
         name = parameters.pop("dbname")

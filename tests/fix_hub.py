@@ -334,7 +334,7 @@ def asyncio_hub() -> Hub:
 
     import psycogreen.asyncio
 
-    adapter = psycogreen.asyncio._hub
+    adapter = psycogreen.asyncio._adapter
     local = threading.local()
 
     def own_loop() -> asyncio.AbstractEventLoop:
@@ -349,7 +349,7 @@ def asyncio_hub() -> Hub:
         loop = own_loop()
         if not loop.is_running():
             return loop.run_until_complete(awaitable)
-        return adapter.wait_for(adapter.here(), asyncio.ensure_future(awaitable, loop=loop))
+        return adapter.wait_for(adapter.require_loop(), asyncio.ensure_future(awaitable, loop=loop))
 
     class AsyncioTask(Task):
         greenlet = None
@@ -405,7 +405,7 @@ def asyncio_hub() -> Hub:
             if not loop.is_running():
                 loop.run_until_complete(asyncio.sleep(seconds))
                 return
-            wake = psycogreen.asyncio._Wake(adapter.here())
+            wake = psycogreen.asyncio._Wake(adapter.require_loop())
             timer = loop.call_later(seconds, wake) if seconds else loop.call_soon(wake)
             try:
                 wake.wait()
@@ -434,7 +434,7 @@ def asyncio_hub() -> Hub:
             own_loop().call_soon(fn, *args)
 
         def wait_readable(self, fd: int, timeout: float | None = None) -> None:
-            adapter.here()
+            adapter.require_loop()
             if not isinstance(fd, int) or fd < 0 or fd >= 1 << 20:
                 return adapter.wait_read(fd, timeout)  # whose errors are its own
             loop = own_loop()

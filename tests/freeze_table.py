@@ -331,7 +331,7 @@ class Connect(Situation):
         self.hub.wait_until(lambda: self.conn is not None and self.conn.info.socket is not None, 10)
         self.hub.sleep(0.01)
         self.xid = self.extensions.Xid(1, "a", "b")
-        from psycogreen._cursor import DefaultCursor
+        from psycogreen._psycopg2.cursor import DefaultCursor
 
         self.cursor = self.busy = self.fresh = self.named = DefaultCursor(self.conn)
 

@@ -261,5 +261,5 @@ def test_names_where_eventlets_resolver_is_switched_off(hub, monkeypatch):
 
     monkeypatch.setattr(_socket, "getaddrinfo", noted)
     monkeypatch.setattr(hub.adapter, "_GREENDNS", False)
-    assert hub.run(hub.adapter._hub.getaddrinfo, "localhost")
+    assert hub.run(hub.adapter._adapter.getaddrinfo, "localhost")
     assert threads and threading.get_native_id() not in threads

@@ -383,7 +383,7 @@ def test_where_libpq_cannot_be_asked(assert_same: Same, pair: Pair, monkeypatch:
     def unreachable() -> None:
         raise psycopg2.NotSupportedError("the libpq inside psycopg2 can't be reached")
 
-    monkeypatch.setattr("psycogreen._conninfo.libpq", unreachable)
+    monkeypatch.setattr("psycogreen._libpq.conninfo.libpq", unreachable)
     monkeypatch.setenv("PGHOST", f"{DEAF},dead-live.test")
     monkeypatch.setenv("PGCONNECT_TIMEOUT", "1")
     assert assert_same(f"{BASE} port={pair.port}").server == PRIMARY

@@ -21,8 +21,8 @@ from psycopg2 import extensions, extras
 from psycopg2.extensions import get_wait_callback, set_wait_callback
 
 import psycogreen
-from psycogreen._connection import GreenConnection
-from psycogreen._cursor import GreenCursor
+from psycogreen._psycopg2.connection import GreenConnection
+from psycogreen._psycopg2.cursor import GreenCursor
 
 pytestmark = pytest.mark.timeout(60)
 

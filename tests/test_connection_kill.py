@@ -20,7 +20,7 @@ from clock import clock
 from fix_hub import Hub
 from psycopg2.extensions import make_dsn
 
-from psycogreen import _cancel
+from psycogreen._psycopg2 import cancel
 
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(60)]
 
@@ -147,7 +147,7 @@ def test_fifty_kills(hub: Hub, query: str, request: Any, connect: Any, server: s
     assert all(conn.closed for conn in conns)
     hub.wait_until(lambda: not active(query), timeout=10)
     assert time.monotonic() - began < 1
-    hub.wait_until(lambda: not _cancel._pending, timeout=1)
+    hub.wait_until(lambda: not cancel._pending, timeout=1)
     del conns, tasks
     leaks.check()
 
@@ -156,7 +156,7 @@ def test_fifty_kills(hub: Hub, query: str, request: Any, connect: Any, server: s
 def test_kills_with_the_network_cut(
     hub: Hub, query: str, connect: Any, active: Any, proxy: Proxy, monkeypatch: Any, capfd: Any, full: bool
 ) -> None:
-    monkeypatch.setattr(_cancel, "PATIENCE", 0.5)
+    monkeypatch.setattr(cancel, "CANCEL_TIMEOUT", 0.5)
     conns = [psycopg2.connect(proxy.dsn) for _ in range(20)]
     tasks = start(hub, active, conns, query)
     leaks = Leaks(hub)
@@ -179,8 +179,8 @@ def test_kills_with_the_network_cut(
             with pytest.raises(Killed):
                 task.wait()
         assert all(conn.closed for conn in conns)
-        assert _cancel._pending
-        hub.wait_until(lambda: not _cancel._pending, timeout=5)
+        assert cancel._pending
+        hub.wait_until(lambda: not cancel._pending, timeout=5)
     assert ticker.longest_gap < AT_ONCE
     for sock in fillers:
         sock.close()
@@ -224,7 +224,7 @@ def test_cancel_can_be_switched_off(hub: Hub, connect: Any, active: Any) -> None
 
 def test_no_cancel_when_the_server_ended_the_connection(hub: Hub, connect: Any, monkeypatch: Any) -> None:
     asked = []
-    monkeypatch.setattr(_cancel, "cancel_and_abandon", lambda *args: asked.append(args))
+    monkeypatch.setattr(cancel, "cancel_and_abandon", lambda *args: asked.append(args))
     conn = connect()
     with pytest.raises(psycopg2.OperationalError):
         hub.run(conn.cursor().execute, "SELECT pg_terminate_backend(pg_backend_pid())")
@@ -233,7 +233,7 @@ def test_no_cancel_when_the_server_ended_the_connection(hub: Hub, connect: Any, 
 
 def test_no_cancel_while_connecting(hub: Hub, green: None, monkeypatch: Any) -> None:
     asked = []
-    monkeypatch.setattr(_cancel, "cancel_and_abandon", lambda *args: asked.append(args))
+    monkeypatch.setattr(cancel, "cancel_and_abandon", lambda *args: asked.append(args))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         task = hub.spawn(lambda: psycopg2.connect(host="127.0.0.1", port=silent.getsockname()[1], user="x"))
         hub.sleep(0.1)
@@ -247,7 +247,7 @@ def test_no_cancel_while_connecting(hub: Hub, green: None, monkeypatch: Any) -> 
 def test_cancel(hub: Hub, query: str, connect: Any, active: Any, monkeypatch: Any, libpq: str) -> None:
     """connection.cancel() leaves the connection usable."""
     if libpq == "older":
-        monkeypatch.setattr(_cancel, "_can_request", lambda: False)
+        monkeypatch.setattr(cancel, "_can_request", lambda: False)
     conn = connect()
 
     def execute() -> None:
@@ -277,7 +277,7 @@ def test_cancel(hub: Hub, query: str, connect: Any, active: Any, monkeypatch: An
     with pytest.raises(psycopg2.errors.QueryCanceled):
         task.wait()
     leaks.check()
-    assert not _cancel._pending
+    assert not cancel._pending
 
 
 @pytest.mark.parametrize("libpq", ["17", "older"])
@@ -285,7 +285,7 @@ def test_cancel_where_nobody_listens_any_more(
     hub: Hub, connect: Any, tcp_dsn: str, monkeypatch: Any, libpq: str
 ) -> None:
     if libpq == "older":
-        monkeypatch.setattr(_cancel, "_can_request", lambda: False)
+        monkeypatch.setattr(cancel, "_can_request", lambda: False)
     server = psycopg2.extensions.parse_dsn(tcp_dsn)
     through = fix_faults.Proxy((server["hostaddr"], int(server["port"])))
     try:
@@ -302,7 +302,7 @@ def test_cancel_of_a_server_that_is_gone(
     hub: Hub, query: str, proxy: Proxy, active: Any, monkeypatch: Any, libpq: str
 ) -> None:
     if libpq == "older":
-        monkeypatch.setattr(_cancel, "_can_request", lambda: False)
+        monkeypatch.setattr(cancel, "_can_request", lambda: False)
     conn = psycopg2.connect(proxy.dsn)
     (task,) = start(hub, active, [conn], query)
     proxy.process.kill()
@@ -320,17 +320,17 @@ def test_kill_in_a_thread_without_a_hub(
     """gevent's callback ends a wait there too, by its timeout."""
     if hub.name == "eventlet":
         pytest.skip("eventlet's callback has no timeout")
-    import psycogreen._patch
+    import psycogreen._psycopg2.activate
 
     if libpq == "older":
-        monkeypatch.setattr(_cancel, "_can_request", lambda: False)
+        monkeypatch.setattr(cancel, "_can_request", lambda: False)
     conn = connect()
 
     def execute() -> None:
         import functools
 
         callback = functools.partial(hub.wait_callback, timeout=0.5)
-        monkeypatch.setattr(psycogreen._patch, "_green", callback)
+        monkeypatch.setattr(psycogreen._psycopg2.activate, "_green_callback", callback)
         psycopg2.extensions.set_wait_callback(callback)
         conn.cursor().execute(query)
 

@@ -309,7 +309,7 @@ def test_closed_while_the_file_waits(direction, instead, hub, connect, table, mo
     connection = connect()
     connection.autocommit = True
     # As on a busy machine, where the server answers before close() looks again.
-    monkeypatch.setattr(connection._green_hub, "pause", lambda: hub.sleep(0.05), raising=False)
+    monkeypatch.setattr(connection._green_adapter, "pause", lambda: hub.sleep(0.05), raising=False)
     file = Busy(hub, instead)
     cursor = connection.cursor()
     if direction == "in":

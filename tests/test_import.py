@@ -7,7 +7,7 @@ OTHERS = {"gevent", "eventlet"} - {NAME}
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("module", ["psycogreen", "psycogreen._loop"])
+@pytest.mark.parametrize("module", ["psycogreen", "psycogreen._implementation"])
 def test_the_package_alone_imports_no_hub(module, run_script):
     loaded = run_script("import {module}, sys; print(*sys.modules)", module=module).split()
     assert not {"gevent", "eventlet", "psycopg2"} & set(loaded)

@@ -11,7 +11,7 @@ import pytest
 from fix_hub import NAME
 from psycopg2.extensions import set_wait_callback
 
-from psycogreen import _cancel
+from psycogreen._psycopg2 import cancel
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(200)]
 
@@ -27,7 +27,7 @@ class Killed(Exception):
 
 
 def counts(hub):
-    hub.wait_until(lambda: not _cancel._pending)
+    hub.wait_until(lambda: not cancel._pending)
     for _ in range(3):
         hub.sleep(0.05)
         if NAME == "eventlet":

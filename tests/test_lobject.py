@@ -7,7 +7,7 @@ import psycopg2
 import pytest
 from psycopg2 import extensions
 
-from psycogreen._lobject import CHUNK
+from psycogreen._psycopg2.large_objects import CHUNK
 
 UNUSED = 4_000_000_000  # an object identifier that nobody has
 
@@ -680,7 +680,7 @@ def test_libpq_out_of_reach(hub, connect, monkeypatch):
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
 
-    monkeypatch.setattr("psycogreen._exchange.libpq", libpq)
+    monkeypatch.setattr("psycogreen._libpq.binary_query.libpq", libpq)
     hub.run(run)
 
 

@@ -8,7 +8,7 @@ import psycopg2
 import pytest
 from psycopg2 import extensions
 
-from psycogreen._lobject import CHUNK
+from psycogreen._psycopg2.large_objects import CHUNK
 
 
 @pytest.fixture

@@ -110,9 +110,9 @@ def test_a_native_thread_is_one_although_threads_are_patched(run_script):
     script = STEPS["patch"] + """
 import time
 from _thread import get_native_id
-from psycogreen.{hub} import _hub
+from psycogreen.{hub} import _adapter
 native = []
-_hub.start_thread(lambda: native.append(get_native_id()))
+_adapter.start_thread(lambda: native.append(get_native_id()))
 while not native:
     time.sleep(0.001)
 print(native != [get_native_id()])

@@ -23,7 +23,7 @@ from fix_hub import NAME
 from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE, set_wait_callback
 
 import psycogreen
-from psycogreen._loop import wait_callback
+from psycogreen._implementation import wait_callback
 
 ON_ASYNCIO = NAME == "eventlet" and os.environ.get("EVENTLET_HUB") == "asyncio"
 
@@ -100,7 +100,7 @@ def quick_collections():
 def test_a_query_does_not_go_through_the_hubs_wait_functions(hub, connect):
     waits = []
 
-    class Counting(type(hub.adapter._hub)):
+    class Counting(type(hub.adapter._adapter)):
         def wait_read(self, fd, timeout):
             waits.append(fd)
             super().wait_read(fd, timeout)
@@ -967,7 +967,7 @@ def test_two_greenlets_that_wait_for_one_connection(hub, pipe, connect):
 def test_a_signal_handler_that_raises_in_the_hub(kind, hub, connect, monkeypatch, capfd):
     if (ON_ASYNCIO or NAME == "asyncio") and kind is KeyboardInterrupt:
         pytest.skip("an interrupt ends asyncio's loop")
-    hold = hub.adapter._Watch.hold
+    hold = hub.adapter._Watch.set_ref
     due = []
 
     def struck(watch, awaited):
@@ -976,7 +976,7 @@ def test_a_signal_handler_that_raises_in_the_hub(kind, hub, connect, monkeypatch
             due.clear()
             raise kind("from a signal handler")
 
-    monkeypatch.setattr(hub.adapter._Watch, "hold", struck)
+    monkeypatch.setattr(hub.adapter._Watch, "set_ref", struck)
 
     def query():
         cursor = connection.cursor()
@@ -1209,7 +1209,7 @@ def test_a_signal_handler_that_waits_where_its_greenlet_is_about_to(when, hub, c
 
     hub.run(query, connection, "SELECT 1")
     hub.run(query, other, "SELECT 1")
-    target = hub.adapter._Watch if when == "hold" else type(hub.adapter._hub)
+    target = hub.adapter._Watch if when == "hold" else type(hub.adapter._adapter)
     real = getattr(target, when)
     monkeypatch.setattr(target, when, struck)
     if when == "hold":
@@ -1234,7 +1234,7 @@ def test_a_signal_handler_that_raises_while_the_hub_reports(kind, hub, pipe, mon
         raise ZeroDivisionError
 
     failing, other, failed = pipe(), pipe(), []
-    monkeypatch.setattr(type(hub.adapter._hub), "report", struck)
+    monkeypatch.setattr(type(hub.adapter._adapter), "report", struck)
     hub.call_soon(greenlet.greenlet(fail, hub.run_in_hub(greenlet.getcurrent)).switch)
     hub.sleep(0.01)
     failing.answer()

@@ -270,7 +270,7 @@ def test_a_socket_that_is_ready_for_reading_and_for_writing(hub, fake_connection
     connection.answer()
 
     def wait_and_sleep():
-        hub.adapter._hub.wait_either(connection.fileno(), None)
+        hub.adapter._adapter.wait_readwrite(connection.fileno(), None)
         begun = time.monotonic()
         hub.sleep(0.05)
         return time.monotonic() - begun

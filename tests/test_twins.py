@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE
 
-from psycogreen import _pywaitloop
+from psycogreen import _waitloop_py
 
 _waitloop = pytest.importorskip("psycogreen._waitloop", reason="the compiled loop is not built")
 
@@ -214,7 +214,7 @@ def twins(hub):
     """Both loops over the adapter of this run."""
     adapter = {"gevent": "_Gevent", "eventlet": "_Eventlet", "asyncio": "_Asyncio"}[NAME]
     stub = hub.wait_callback.__wrapped__
-    return [loop.wait_callback(getattr(hub.adapter, adapter)())(stub) for loop in (_pywaitloop, _waitloop)]
+    return [loop.wait_callback(getattr(hub.adapter, adapter)())(stub) for loop in (_waitloop_py, _waitloop)]
 
 
 def compare(twins, hub, actions, timeout=None, warm=True):

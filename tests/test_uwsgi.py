@@ -24,7 +24,7 @@ from fix_hub import PATIENCE, wait_until
 from fix_servers import LOOPS, ROOT, Server
 
 import psycogreen.uwsgi
-from psycogreen._park import POLL_READ, wait_in_thread
+from psycogreen._waiting import POLL_READ, wait_in_thread
 
 pytestmark = pytest.mark.once
 
@@ -221,9 +221,9 @@ class TestWithoutThreads:
         return hub
 
     def test_call(self, hub):
-        assert hub.in_thread(threading.get_ident) == threading.get_ident()
+        assert hub.run_in_thread(threading.get_ident) == threading.get_ident()
         with pytest.raises(ZeroDivisionError):
-            hub.in_thread(divmod, 1, 0)
+            hub.run_in_thread(divmod, 1, 0)
 
     def test_nobody_answers(self, hub):
         """As with a request to cancel a query."""

@@ -19,10 +19,10 @@ import psycopg2
 from psycopg2 import extensions
 from psycopg2.extensions import POLL_OK, POLL_READ
 
-from psycogreen._guard import refuse
 from psycogreen._libpq import libpq
-from psycogreen._loop import read_rows, write_rows
-from psycogreen._park import POLL_EITHER
+from psycogreen._libpq.copyrows import read_rows, write_rows
+from psycogreen._psycopg2.exclusive import check_free
+from psycogreen._waiting import POLL_READWRITE
 
 # libpq's ExecStatusType.
 _PGRES_COPY_OUT, _PGRES_COPY_IN = 3, 4
@@ -103,7 +103,7 @@ class CopyCursor:
                 raise
         if self.connection.status == extensions.STATUS_PREPARED:
             raise psycopg2.ProgrammingError(f"{method} cannot be used with a prepared two-phase transaction")
-        refuse(self.connection, method)
+        check_free(self.connection, method)
         return False
 
     def _statement(self, direction: bytes, table: str, columns: Any, sep: str, null: str) -> bytes:
@@ -210,10 +210,10 @@ class _Copy:
                     ended, failure = True, b"error in PQputCopyData() call"
                     break
                 if time.perf_counter() > self._until:
-                    yield POLL_EITHER
+                    yield POLL_READWRITE
                     self._until = time.perf_counter() + _TURN
         while (queued := self._libpq.PQputCopyEnd(pgconn, failure)) == 0:
-            yield POLL_EITHER
+            yield POLL_READWRITE
         if queued < 0:
             raise psycopg2.OperationalError(self._libpq.PQerrorMessage(pgconn).decode(errors="replace"))
         yield from self._flush(pgconn)
@@ -252,7 +252,7 @@ class _Copy:
     def _put(self, pgconn: int, data: bytes) -> Generator[int, None, bool]:
         """Send *data*; return whether the connection took it."""
         while (queued := self._libpq.PQputCopyData(pgconn, data, len(data))) == 0:
-            yield POLL_EITHER
+            yield POLL_READWRITE
         return (yield from self._flush(pgconn)) if queued > 0 else False
 
     def _flush(self, pgconn: int) -> Generator[int, None, bool]:
@@ -262,7 +262,7 @@ class _Copy:
         stops reading too.
         """
         while (left := self._libpq.PQflush(pgconn)) > 0:
-            yield POLL_EITHER
+            yield POLL_READWRITE
             self._until = time.perf_counter() + _TURN
         return bool(left == 0)
 
@@ -289,7 +289,7 @@ class _Copy:
             if status < 0:
                 break
             if status:
-                yield POLL_EITHER  # the rest of what libpq holds first: poll() would have it hold more
+                yield POLL_READWRITE  # the rest of what libpq holds first: poll() would have it hold more
             else:
                 yield POLL_READ
                 extensions.connection.poll(self._connection)

@@ -13,20 +13,20 @@ import psycopg2
 from psycopg2 import extensions
 
 from psycogreen._libpq import libpq
-from psycogreen._park import POLL_OK, POLL_READ, POLL_WRITE
+from psycogreen._waiting import POLL_OK, POLL_READ, POLL_WRITE
 
 PGRES_TUPLES_OK = 2
 CONNECTION_BAD = 1
 
 
-class Exchange:
+class BinaryQueries:
     """Queries on a connection, one after the other.
 
     To the wait callback it looks like the connection: it has poll() and
     fileno(). So it waits as ordinary queries do.
 
     psycopg2 does not know of the query: see to it that nobody else uses the
-    connection meanwhile (`psycogreen._guard.occupied`).
+    connection meanwhile (`psycogreen._psycopg2.exclusive.occupied`).
     """
 
     def __init__(self, conn: Any) -> None:

@@ -23,16 +23,16 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
-from psycogreen._exchange import Exchange, close
-from psycogreen._green import green_factory
-from psycogreen._guard import occupied, refuse
+from psycogreen._libpq.binary_query import BinaryQueries, close
+from psycogreen._psycopg2.exclusive import check_free, exclusive
+from psycogreen._psycopg2.factories import green_factory
 
 # Bytes read or written by one query. From here on more gains nothing, and the
 # chunk is in memory three times: here, in libpq's buffer and on the server.
 CHUNK = 1 << 18
 
 # An allocation of more than 32 MB glibc extends without copying it.
-REMAPPED = 33 << 20
+MREMAP_SIZE = 33 << 20
 
 # From PostgreSQL's libpq/libpq-fs.h.
 INV_WRITE, INV_READ = 0x20000, 0x40000
@@ -108,16 +108,16 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
     ) -> None:
         if conn.autocommit:
             raise psycopg2.ProgrammingError("can't use a lobject outside of transactions")
-        found = _MODE.fullmatch(mode or "")
-        if not found:
+        parsed = _MODE.fullmatch(mode or "")
+        if not parsed:
             raise ValueError(f"bad mode for lobject: '{mode}'")
-        access, kind = found.groups()
+        access, kind = parsed.groups()
         self._conn = conn
-        self._exchange = Exchange(conn)
+        self._queries = BinaryQueries(conn)
         # A named cursor dies with the transaction exactly as a large object
         # does: psycopg2 compares the mark that it gave it here.
-        self._mark = extensions.cursor(conn, "psycogreen")
-        with self._begun():
+        self._transaction_probe = extensions.cursor(conn, "psycogreen")
+        with self._in_transaction():
             if oid:
                 self._oid = oid
             elif new_file is not None:
@@ -163,7 +163,7 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
         """
         size = _ssize(size)
         self._check()
-        with occupied(self._conn, "lobject"):
+        with exclusive(self._conn, "lobject"):
             if self._binary:
                 return self._bytes(size)
             if 0 <= size <= CHUNK:
@@ -180,7 +180,7 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
         self._check()
         if not isinstance(data, (bytes, str)):
             raise TypeError(f"lobject.write requires a string; got {type(data).__name__} instead")
-        with occupied(self._conn, "lobject"):
+        with exclusive(self._conn, "lobject"):
             chunks = _slices(data) if isinstance(data, bytes) else self._encoded(data)
             return sum(self._write(self._descriptor, chunk) for chunk in chunks)
 
@@ -193,13 +193,13 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
                 f"offset out of range ({offset}): server version {self._conn.server_version}"
                 " does not support the lobject 64 API"
             )
-        with occupied(self._conn, "lobject"):
+        with exclusive(self._conn, "lobject"):
             return self._seek(offset, whence)
 
     def tell(self) -> int:
         """Return the position."""
         self._check()
-        with occupied(self._conn, "lobject"):
+        with exclusive(self._conn, "lobject"):
             return self._number("lo_tell" if self._old_server() else "lo_tell64", self._descriptor)
 
     def truncate(self, size: int = 0, /) -> None:
@@ -212,19 +212,19 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
                 f"len out of range ({size}): server version {self._conn.server_version}"
                 " does not support the lobject 64 API"
             )
-        with occupied(self._conn, "lobject"):
+        with exclusive(self._conn, "lobject"):
             self._number("lo_truncate" if old else "lo_truncate64", self._descriptor, size)
 
     def close(self) -> None:
         """Close the descriptor, if there is one and its transaction goes on."""
         if self.closed or self._conn.autocommit:
             return
-        with occupied(self._conn, "lobject"):
+        with exclusive(self._conn, "lobject"):
             self._close()
 
     def unlink(self) -> None:
         """Close and remove the large object."""
-        with self._begun():
+        with self._in_transaction():
             self._close()
             self._number("lo_unlink", self._oid)
 
@@ -233,7 +233,7 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
         path = _path(filename)
         if self._conn.autocommit:
             raise psycopg2.ProgrammingError("can't use a lobject outside of transactions")
-        with self._begun():
+        with self._in_transaction():
             descriptor = self._number("lo_open", self._oid, INV_READ)
             file = self._in_thread(
                 f'open file "{filename}"', descriptor, _File, path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC
@@ -257,10 +257,10 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
 
     def _in_thread(self, failure: str, descriptor: int | None, fn: Callable[..., Any], *args: Any) -> Any:
         """Call *fn* in a native thread; raise its OSError as libpq puts it, after closing *descriptor*."""
-        hub = self._conn._green_hub
+        adapter = self._conn._green_adapter
         try:
             # A thread without a hub may well wait for the file itself.
-            result = _attempt(fn, *args) if hub.current() is None else hub.in_thread(_attempt, fn, *args)
+            result = _attempt(fn, *args) if adapter.current() is None else adapter.run_in_thread(_attempt, fn, *args)
         except BaseException:
             close(self._conn)  # as after a wait for the server
             raise
@@ -276,14 +276,14 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
             raise psycopg2.InterfaceError("lobject already closed")
         if self._conn.autocommit:
             raise psycopg2.ProgrammingError("can't use a lobject outside of transactions")
-        refuse(self._conn, "lobject")  # or the next would
+        check_free(self._conn, "lobject")  # or the next would
         if not self._valid():
             raise psycopg2.ProgrammingError("lobject isn't valid anymore")
 
     def _valid(self) -> bool:
         """Tell whether the transaction goes on in which the descriptor was opened."""
         try:
-            self._mark.execute(1)  # psycopg2 looks at the mark before it looks at the query
+            self._transaction_probe.execute(1)  # psycopg2 looks at the mark before it looks at the query
         except TypeError:
             return True
         except psycopg2.ProgrammingError:
@@ -291,9 +291,9 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
         raise AssertionError
 
     @contextmanager
-    def _begun(self) -> Iterator[None]:
+    def _in_transaction(self) -> Iterator[None]:
         """Begin a transaction if psycopg2 would, and keep others away from the connection."""
-        with occupied(self._conn, "lobject"):
+        with exclusive(self._conn, "lobject"):
             if self._conn.status == extensions.STATUS_READY and not self._conn.closed:
                 extensions.cursor(self._conn).execute("SELECT 1")
             yield
@@ -309,13 +309,13 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
     def _number(self, function: str, *arguments: int, signed: bool = True) -> int:
         """Return what the server's *function* returns."""
         query = f"SELECT pg_catalog.{function}({', '.join(map(repr, map(str, arguments)))})"
-        return int.from_bytes(self._exchange.value(query.encode()), "big", signed=signed)
+        return int.from_bytes(self._queries.value(query.encode()), "big", signed=signed)
 
     def _read(self, descriptor: int, size: int) -> bytes:
-        return self._exchange.value(b"SELECT pg_catalog.loread('%d', '%d')" % (descriptor, size))
+        return self._queries.value(b"SELECT pg_catalog.loread('%d', '%d')" % (descriptor, size))
 
     def _write(self, descriptor: int, data: bytes) -> int:
-        written = self._exchange.value(b"SELECT pg_catalog.lowrite('%d', $1)" % descriptor, data)
+        written = self._queries.value(b"SELECT pg_catalog.lowrite('%d', $1)" % descriptor, data)
         return int.from_bytes(written, "big", signed=True)
 
     def _seek(self, offset: int, whence: int) -> int:
@@ -341,7 +341,7 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
             return self._read(self._descriptor, size)
         whole = io.BytesIO()
         for data in self._chunks(size):
-            if whole.tell() < REMAPPED <= whole.tell() + len(data):
+            if whole.tell() < MREMAP_SIZE <= whole.tell() + len(data):
                 small, whole = whole, io.BytesIO()
                 whole.write(small.getbuffer())
             whole.write(data)
@@ -354,7 +354,7 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
         try:
             for data in self._chunks(size):
                 count += len(data)
-                if count - len(data) < REMAPPED <= count:
+                if count - len(data) < MREMAP_SIZE <= count:
                     text = "".join((text, decoder.decode(data)))
                 else:
                     text += decoder.decode(data)
@@ -370,11 +370,11 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
 
     def _encoded(self, text: str) -> list[bytes]:
         encoding = self._encoding()
-        hub = self._conn._green_hub
+        adapter = self._conn._green_adapter
         pieces: list[bytes] = []
         for piece in _slices(text):
-            if pieces and hub.current() is not None:
-                hub.pause()
+            if pieces and adapter.current() is not None:
+                adapter.pause()
             try:
                 pieces.append(piece.encode(encoding))
             except UnicodeEncodeError:

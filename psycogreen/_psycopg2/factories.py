@@ -20,15 +20,15 @@ def green_factory(factory: Any, green: type) -> Any:
     the class of such an object can't be changed.
     """
     if not isinstance(factory, type):
-        return _Adopter(factory, green)
+        return _WrappedFactory(factory, green)
     if not issubclass(factory, green.__bases__[-1]):
         return factory  # psycopg2 says what is wrong with it
     return _green_class(factory, green)
 
 
-def brought(factory: Any) -> Any:
+def original_factory(factory: Any) -> Any:
     """Return the user's factory for which *factory* is the green one."""
-    if isinstance(factory, _Adopter):
+    if isinstance(factory, _WrappedFactory):
         return factory.factory
     if isinstance(factory, type):
         return factory.__dict__.get("_green_for", factory)
@@ -59,7 +59,7 @@ def _green_class(factory: type, green: type) -> type:
     return made
 
 
-class _Adopter:
+class _WrappedFactory:
     """A factory that is no class: what it makes becomes green afterwards."""
 
     __slots__ = ("_green", "factory")

@@ -18,15 +18,15 @@ from typing import Any
 import greenlet
 import psycopg2
 
-from psycogreen import _parked
-from psycogreen._hub import Hub
+from psycogreen import _waiters
+from psycogreen._adapter import Adapter
 from psycogreen._libpq import libpq
-from psycogreen._park import POLL_READ, POLL_WRITE, wait_in_thread
+from psycogreen._waiting import POLL_READ, POLL_WRITE, wait_in_thread
 
 # Seconds after which a request is given up that nobody waits for; the longest
 # time that such requests may hold up the end of the process.
-PATIENCE = 10.0
-PATIENCE_AT_EXIT = 1.0
+CANCEL_TIMEOUT = 10.0
+CANCEL_TIMEOUT_AT_EXIT = 1.0
 
 # PGRES_POLLING_OK; PGRES_POLLING_READING and WRITING are the numbers POLL_READ
 # and POLL_WRITE.
@@ -42,7 +42,7 @@ _Wait = Callable[[int, int, float | None], None]
 _pending: set["_Request"] = set()
 
 
-def cancel(conn: Any, hub: Hub) -> None:
+def cancel(conn: Any, adapter: Adapter) -> None:
     """Have the server cancel what *conn* executes; wait until it has been told.
 
     In the hub's own greenlet, which can't wait, the hub sees to it later.
@@ -51,40 +51,40 @@ def cancel(conn: Any, hub: Hub) -> None:
         psycopg2.OperationalError: The server could not be asked.
         psycopg2.NotSupportedError: libpq can't be reached.
     """
-    request = _Request(conn, hub)
-    current = hub.current()
+    request = _Request(conn, adapter)
+    current = adapter.current()
     if current is None:
-        request.finish(functools.partial(wait_in_thread, hub), None)
-    elif _parked.running() is hub.greenlet(current):
-        _leave(request, hub)
+        request.finish(functools.partial(wait_in_thread, adapter), None)
+    elif _waiters.getcurrent() is adapter.greenlet(current):
+        _finish_in_background(request, adapter)
     else:
-        request.finish(hub.wait, None)
+        request.finish(adapter.wait, None)
 
 
-def cancel_and_abandon(conn: Any, hub: Hub) -> None:
+def cancel_and_abandon(conn: Any, adapter: Adapter) -> None:
     """Have the server cancel what *conn* executes, without waiting; *conn* is no longer of use but to be closed.
 
     It is done as well as may be: there is nobody to hear of a failure.
     """
     try:
-        request = _Request(conn, hub)
+        request = _Request(conn, adapter)
     except (psycopg2.Error, OSError, RuntimeError):
         return  # no server, no descriptor, no thread
     with contextlib.suppress(OSError):
         request.take_socket(conn.fileno())
-    _leave(request, hub)
+    _finish_in_background(request, adapter)
 
 
-def _leave(request: "_Request", hub: Hub) -> None:
+def _finish_in_background(request: "_Request", adapter: Adapter) -> None:
     """Let the hub of this thread finish *request*, or a native thread where no greenlet can."""
     _pending.add(request)
-    current = hub.current()
-    if current is not None and isinstance(hub.greenlet(current), greenlet.greenlet):
+    current = adapter.current()
+    if current is not None and isinstance(adapter.greenlet(current), greenlet.greenlet):
         request.left_to = current
         # The hub starts the greenlet, so that it is the hub to which it returns.
-        hub.call_soon(current, lambda: greenlet.greenlet(_finish).switch(request, hub.wait, PATIENCE))
+        adapter.call_soon(current, lambda: greenlet.greenlet(_finish).switch(request, adapter.wait, CANCEL_TIMEOUT))
     else:
-        hub.start_thread(_finish, request, functools.partial(wait_in_thread, hub), PATIENCE)
+        adapter.start_thread(_finish, request, functools.partial(wait_in_thread, adapter), CANCEL_TIMEOUT)
 
 
 def _finish(request: "_Request", wait: _Wait, seconds: float) -> None:
@@ -102,7 +102,7 @@ def _finish_all() -> None:
     deadline = _finish_here(request for request in list(_pending) if request.left_to is not None)
     for request in list(_pending):
         while request in _pending and time.monotonic() < deadline:
-            request.hub.poll().poll(5)
+            request.adapter.poll().poll(5)
 
 
 def finish_left_to(current: Any) -> None:
@@ -112,26 +112,26 @@ def finish_left_to(current: Any) -> None:
 
 def _finish_here(requests: Iterable["_Request"]) -> float:
     """Finish *requests* in this thread; return by when all must be done."""
-    deadline = time.monotonic() + PATIENCE_AT_EXIT
+    deadline = time.monotonic() + CANCEL_TIMEOUT_AT_EXIT
     for request in requests:
-        _finish(request, functools.partial(wait_in_thread, request.hub), deadline - time.monotonic())
+        _finish(request, functools.partial(wait_in_thread, request.adapter), deadline - time.monotonic())
     return deadline
 
 
 class _Request:
     """A request that is under way."""
 
-    def __init__(self, conn: Any, hub: Hub) -> None:
+    def __init__(self, conn: Any, adapter: Adapter) -> None:
         """Take the key of *conn* and send what can be sent at once.
 
         Raises:
             psycopg2.Error: It failed.
             OSError, RuntimeError: No descriptor, no thread is to be had.
         """
-        self.hub = hub
+        self.adapter = adapter
         self.left_to: Any = None  # the hub that finishes it, if it is not a native thread
         # Of the pointer, so that the request does not keep the connection.
-        steps = _steps if _can_request() else functools.partial(_steps_of_thread, hub)
+        steps = _steps if _can_request() else functools.partial(_steps_of_thread, adapter)
         self._steps = steps(conn.pgconn_ptr)
         self._awaited: tuple[int, int] | None = next(self._steps)
         self._socket = -1
@@ -208,7 +208,7 @@ def _nonblocking() -> Any:
     return pq
 
 
-def _steps_of_thread(hub: Hub, pgconn: int) -> _Steps:
+def _steps_of_thread(adapter: Adapter, pgconn: int) -> _Steps:
     get_cancel, cancel, free_cancel = _blocking()
     key = get_cancel(pgconn)
     ended, end = os.pipe()
@@ -225,7 +225,7 @@ def _steps_of_thread(hub: Hub, pgconn: int) -> _Steps:
 
     try:
         try:
-            hub.start_thread(ask)
+            adapter.start_thread(ask)
         except BaseException:
             free_cancel(key)
             os.close(end)

@@ -4,20 +4,20 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from psycogreen._hub import Hub
+from psycogreen._adapter import Adapter
 
 # The callback with which psycopg2.connect() hands out green connections.
-_green: Callable[..., None] | None = None
+_green_callback: Callable[..., None] | None = None
 # psycopg2._connect() as it was before it was replaced.
-_original: Callable[..., Any] | None = None
+_psycopg_connect: Callable[..., Any] | None = None
 
 
-def register(callback: Callable[..., None], hub: Hub, connections: bool, cancel: bool) -> None:
+def register(callback: Callable[..., None], adapter: Adapter, connections: bool, cancel: bool) -> None:
     """Make *callback* the wait callback of the process.
 
     Args:
         callback: The wait callback.
-        hub: The adapter of its hub.
+        adapter: The adapter of its hub.
         connections: Have psycopg2.connect() hand out green connections from
             now on, while *callback* is the registered one.
         cancel: Have the server cancel the query of a green connection when an
@@ -26,7 +26,7 @@ def register(callback: Callable[..., None], hub: Hub, connections: bool, cancel:
     Raises:
         ImportError: psycopg2 is not installed or has no wait callbacks.
     """
-    global _green, _original
+    global _green_callback, _psycopg_connect
     try:
         import psycopg2
         from psycopg2 import extensions
@@ -40,17 +40,17 @@ def register(callback: Callable[..., None], hub: Hub, connections: bool, cancel:
             " install 2.9 or later"
         )
     if connections:
-        from psycogreen._connection import GreenConnection, encrypt_password
+        from psycogreen._psycopg2.connection import GreenConnection, encrypt_password
 
-        GreenConnection._green_hub = hub
+        GreenConnection._green_adapter = adapter
         GreenConnection._green_cancel = cancel
-        if _original is None:
-            _original = psycopg2._connect
+        if _psycopg_connect is None:
+            _psycopg_connect = psycopg2._connect
             # psycopg2.connect() looks it up at each call, so this also
             # reaches those who imported connect() by name.
             psycopg2._connect = _connect
             extensions.encrypt_password = encrypt_password
-    _green = callback if connections else None
+    _green_callback = callback if connections else None
     extensions.set_wait_callback(callback)
 
 
@@ -58,12 +58,12 @@ def _connect(dsn: str, connection_factory: Any = None, **kwasync: Any) -> Any:
     """Stand in for psycopg2._connect()."""
     from psycopg2 import extensions
 
-    assert _original is not None
-    if _green is None or extensions.get_wait_callback() is not _green or any(kwasync.values()):
-        return _original(dsn, connection_factory=connection_factory, **kwasync)
+    assert _psycopg_connect is not None
+    if _green_callback is None or extensions.get_wait_callback() is not _green_callback or any(kwasync.values()):
+        return _psycopg_connect(dsn, connection_factory=connection_factory, **kwasync)
 
-    from psycogreen._connecting import connect
-    from psycogreen._connection import GreenConnection, green_connection_factory
+    from psycogreen._psycopg2.connect import connect
+    from psycogreen._psycopg2.connection import GreenConnection, green_connection_factory
 
-    make = functools.partial(_original, connection_factory=green_connection_factory(connection_factory))
-    return connect(GreenConnection._green_hub, make, dsn)
+    make = functools.partial(_psycopg_connect, connection_factory=green_connection_factory(connection_factory))
+    return connect(GreenConnection._green_adapter, make, dsn)

@@ -8,17 +8,17 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from psycogreen._hub import Hub
-from psycogreen._park import POLL_OK, POLL_READ, park
-from psycogreen._parked import enter, inside, parked
+from psycogreen._adapter import Adapter
+from psycogreen._waiters import add_waiter, waiter_of, waiters
+from psycogreen._waiting import POLL_OK, POLL_READ, park
 
-__all__ = ["implementation", "parked", "wait_callback"]
+__all__ = ["implementation", "waiter_of", "wait_callback"]
 
 implementation = "python"
 
 
-def wait_callback(hub: Hub) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a documented stub the wait callback for *hub*.
+def wait_callback(adapter: Adapter) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a documented stub the wait callback for *adapter*.
 
     The stub gives the callback its name, its docstring, and the default of
     *timeout*, which stands for "wait without limit".
@@ -26,11 +26,11 @@ def wait_callback(hub: Hub) -> Callable[[Callable[..., None]], Callable[..., Non
 
     def decorate(stub: Callable[..., None]) -> Callable[..., None]:
         (unlimited,) = stub.__defaults__  # type: ignore[misc]
-        current, wait_read = hub.current, hub.wait_read
+        current, wait_read = adapter.current, adapter.wait_read
 
         def wait(conn: Any, timeout: Any = unlimited) -> None:
             key = id(conn)
-            enter(conn)
+            add_waiter(conn)
             try:
                 # A green connection refuses poll() to others: see there.
                 poll = getattr(conn, "_green_poll", None) or conn.poll
@@ -41,7 +41,7 @@ def wait_callback(hub: Hub) -> Callable[[Callable[..., None]], Callable[..., Non
                     if state == POLL_READ and current() is not None:
                         wait_read(conn.fileno(), timeout)  # what park() does, here at once
                     else:
-                        park(hub, conn, state, timeout)
+                        park(adapter, conn, state, timeout)
             except BaseException:
                 interrupted = getattr(conn, "_green_interrupted", None)
                 if interrupted is not None:
@@ -49,7 +49,7 @@ def wait_callback(hub: Hub) -> Callable[[Callable[..., None]], Callable[..., Non
                 raise
             finally:
                 # Without a function of ours, in which a signal handler could raise before it is done.
-                inside.pop(key, None)
+                waiters.pop(key, None)
 
         return functools.update_wrapper(wait, stub)
 

@@ -4,27 +4,27 @@ import threading
 import time
 from typing import Any
 
-from psycogreen._hub import Hub
+from psycogreen._adapter import Adapter
 
 # psycopg2.extensions.POLL_*: written out so that psycogreen imports without it.
 POLL_OK, POLL_READ, POLL_WRITE = 0, 1, 2
 
 # For reading or writing, whichever can be done first: what libpq's
 # documentation of PQflush() asks for. psycopg2 has no name for it.
-POLL_EITHER = 4
+POLL_READWRITE = 4
 
 # select.POLLIN and POLLOUT, which monkey-patching may have taken away.
-_EVENTS = {POLL_READ: 1, POLL_WRITE: 4, POLL_EITHER: 1 | 4}
+_EVENTS = {POLL_READ: 1, POLL_WRITE: 4, POLL_READWRITE: 1 | 4}
 
 
-def park(hub: Hub, conn: Any, state: int, timeout: Any) -> None:
+def park(adapter: Adapter, conn: Any, state: int, timeout: Any) -> None:
     """Let others run until *conn* is ready for what its ``poll()`` asked for.
 
     The descriptor is asked for at each call: while connecting, libpq goes from
     one socket to the next.
 
     Args:
-        hub: The coroutine library.
+        adapter: The coroutine library.
         conn: The connection that waits.
         state: What its ``poll()`` returned.
         timeout: Seconds, or what the library takes for no limit.
@@ -33,36 +33,36 @@ def park(hub: Hub, conn: Any, state: int, timeout: Any) -> None:
         TimeoutError: *timeout* ended first.
         psycopg2.OperationalError: *state* is not one that psycopg2 documents.
     """
-    if state not in (POLL_READ, POLL_WRITE, POLL_EITHER):
+    if state not in (POLL_READ, POLL_WRITE, POLL_READWRITE):
         import psycopg2
 
         raise psycopg2.OperationalError(f"Bad result from poll: {state!r}")
-    if hub.current() is None:
-        wait_in_thread(hub, conn.fileno(), state, hub.limit(timeout))
+    if adapter.current() is None:
+        wait_in_thread(adapter, conn.fileno(), state, adapter.timeout_seconds(timeout))
     elif state == POLL_READ:
-        hub.wait_read(conn.fileno(), timeout)
+        adapter.wait_read(conn.fileno(), timeout)
     elif state == POLL_WRITE:
-        hub.wait_write(conn.fileno(), timeout)
+        adapter.wait_write(conn.fileno(), timeout)
     else:
-        hub.wait_either(conn.fileno(), timeout)
+        adapter.wait_readwrite(conn.fileno(), timeout)
 
 
-def wait_in_thread(hub: Hub, fd: int, state: int, timeout: float | None) -> None:
+def wait_in_thread(adapter: Adapter, fd: int, state: int, timeout: float | None) -> None:
     """Wait in ``poll(2)`` until *fd* is ready: a native thread without a hub waits alone.
 
     Args:
-        hub: The coroutine library.
+        adapter: The coroutine library.
         fd: The descriptor.
-        state: POLL_READ, POLL_WRITE or POLL_EITHER.
+        state: POLL_READ, POLL_WRITE or POLL_READWRITE.
         timeout: Seconds; None is no limit.
 
     Raises:
         TimeoutError: *timeout* ended first.
         WaitTimeout: The one that the thread is in ended first.
     """
-    poller = hub.poll()
+    poller = adapter.poll()
     poller.register(fd, _EVENTS[state])
-    seconds, ended = limited(timeout)
+    seconds, ended = effective_timeout(timeout)
     if not poller.poll(None if seconds is None else max(0, seconds * 1000)):
         raise ended
 
@@ -93,7 +93,7 @@ class WaitTimeout(BaseException):
         return max(0, self._end - time.monotonic())
 
 
-def limited(timeout: float | None, waiter: Any = _thread) -> tuple[float | None, BaseException]:
+def effective_timeout(timeout: float | None, waiter: Any = _thread) -> tuple[float | None, BaseException]:
     """Return the seconds that a wait of *waiter* may take, for which *timeout* are asked, and what ends it then."""
     outer = getattr(waiter, "timeout", None)
     if outer is not None and (timeout is None or outer.left() < timeout):

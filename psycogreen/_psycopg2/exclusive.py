@@ -10,35 +10,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from psycogreen import _parked
-from psycogreen._loop import parked
+from psycogreen import _waiters
+from psycogreen._implementation import waiter_of
 
 # The greenlets that use a connection without being in the wait callback, by
 # the id() of the connection. Weak, so that one whose hub is gone can go too.
-_occupants: dict[int, "weakref.ref[Any]"] = {}
+_holders: dict[int, "weakref.ref[Any]"] = {}
 
 
-def user(conn: Any) -> Any:
+def holder(conn: Any) -> Any:
     """Return the greenlet of this thread that now waits for the server on *conn*, or None."""
-    found = parked(conn)
-    if found is None and _occupants:
-        ref = _occupants.get(id(conn))
-        found = None if ref is None else ref()
-    return found
+    greenlet = waiter_of(conn)
+    if greenlet is None and _holders:
+        ref = _holders.get(id(conn))
+        greenlet = None if ref is None else ref()
+    return greenlet
 
 
-def refuse(conn: Any, what: str) -> None:
+def check_free(conn: Any, what: str) -> None:
     """Refuse *what* while a greenlet waits for the server on *conn*.
 
     Raises:
         psycopg2.ProgrammingError: One does.
     """
-    if user(conn) is not None:
-        raise _parked.refusal(what)
+    if holder(conn) is not None:
+        raise _waiters.in_use_error(what)
 
 
 @contextmanager
-def occupied(conn: Any, what: str) -> Iterator[None]:
+def exclusive(conn: Any, what: str) -> Iterator[None]:
     """Refuse *conn* to other greenlets while the block runs.
 
     For what waits for the server outside of the wait callback.
@@ -47,10 +47,10 @@ def occupied(conn: Any, what: str) -> Iterator[None]:
         psycopg2.ProgrammingError: Another greenlet uses *conn*; the message
             says that *what* can't be used.
     """
-    refuse(conn, what)
+    check_free(conn, what)
     key = id(conn)
-    _occupants[key] = weakref.ref(_parked.running())
+    _holders[key] = weakref.ref(_waiters.getcurrent())
     try:
         yield
     finally:
-        del _occupants[key]  # no call in which a signal handler could raise before it is done
+        del _holders[key]  # no call in which a signal handler could raise before it is done

@@ -21,20 +21,20 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
-from psycogreen._conninfo import Host, connect_timeout, hosts, parameters
-from psycogreen._hub import Hub
-from psycogreen._park import WaitTimeout
+from psycogreen._adapter import Adapter
+from psycogreen._libpq.conninfo import Host, connect_timeout, hosts, parameters
+from psycogreen._waiting import WaitTimeout
 
 # Handed to libpq as second host wherever we have more to try. Nothing connects
 # to the broadcast address, so it fails at once; that libpq came to it at all
 # says that it would have tried the next, as it would not after a wrong password.
-_NEXT = Host("", "255.255.255.255", "1")
+SENTINEL_HOST = Host("", "255.255.255.255", "1")
 
 _SYSTEM_ERRORS = [os.strerror(code) for code in errno.errorcode]
 
 
 # The DSN of each connection that was made with another one.
-_asked: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+_user_dsns: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
 class Connecting(extensions.connection):  # type: ignore[misc]
@@ -45,7 +45,7 @@ class Connecting(extensions.connection):  # type: ignore[misc]
     @property
     def dsn(self) -> str:
         """See psycopg2."""
-        dsn: str = _asked.get(self) or extensions.connection.dsn.__get__(self)
+        dsn: str = _user_dsns.get(self) or extensions.connection.dsn.__get__(self)
         return dsn
 
 
@@ -57,7 +57,7 @@ class _TryNextHost(Exception):
     """The server is not one that is wanted, or not yet ready; what else bears its name is not tried."""
 
 
-def connect(hub: Hub, make: Callable[[str], Any], dsn: str) -> Any:
+def connect(adapter: Adapter, make: Callable[[str], Any], dsn: str) -> Any:
     """Connect with *dsn*, as blocking libpq would.
 
     See libpq's documentation, "Parameter Key Words", for connect_timeout,
@@ -66,7 +66,7 @@ def connect(hub: Hub, make: Callable[[str], Any], dsn: str) -> Any:
     the new connection, too.
 
     Args:
-        hub: The coroutine library.
+        adapter: The coroutine library.
         make: Makes psycopg2's connection for a DSN, through the wait callback.
             It is called for one address after the other. When it fails it
             leaves nothing open.
@@ -79,43 +79,43 @@ def connect(hub: Hub, make: Callable[[str], Any], dsn: str) -> Any:
         psycopg2.OperationalError: None of the hosts could be connected to; the
             message tells of each.
     """
-    found = parameters(dsn)
-    places = hosts(found) if found else None
-    if not found or not places:
+    options = parameters(dsn)
+    listed_hosts = hosts(options) if options else None
+    if not options or not listed_hosts:
         return make(dsn)  # libpq refuses it, and says why
     try:
-        seconds = connect_timeout(found)
+        seconds = connect_timeout(options)
     except ValueError as exc:
-        raise psycopg2.OperationalError(_report(places[0], str(exc))) from None
+        raise psycopg2.OperationalError(_report(listed_hosts[0], str(exc))) from None
     changes = {}
-    balance = found.get("load_balance_hosts") == "random"
+    balance = options.get("load_balance_hosts") == "random"
     if balance:
-        random.shuffle(places)
+        random.shuffle(listed_hosts)
         changes["load_balance_hosts"] = "disable"
-    rounds = [(place, changes) for place in places]
-    if found.get("target_session_attrs") == "prefer-standby":
-        rounds = [
-            (place, changes | {"target_session_attrs": wanted}) for wanted in ("standby", "any") for place in places
+    attempts = [(host, changes) for host in listed_hosts]
+    if options.get("target_session_attrs") == "prefer-standby":
+        attempts = [
+            (host, changes | {"target_session_attrs": wanted}) for wanted in ("standby", "any") for host in listed_hosts
         ]
-    unchanged = rounds == [(places[0], {})]
+    unchanged = attempts == [(listed_hosts[0], {})]
 
     errors = ""
-    for i, (place, changes) in enumerate(rounds, 1):
+    for i, (host, changes) in enumerate(attempts, 1):
         try:
-            addresses = _resolve(hub, place)
+            addresses = _resolve(adapter, host)
         except (_socket.gaierror, UnicodeError) as exc:  # a UnicodeError where IDNA can't encode the name
             why = getattr(exc, "strerror", None) or exc
-            errors += f'could not translate host name "{place.host}" to address: {why}\n'
+            errors += f'could not translate host name "{host.host}" to address: {why}\n'
             continue
         if balance:
             random.shuffle(addresses)
         for j, address in enumerate(addresses, 1):
-            more = i < len(rounds) or j < len(addresses)
-            attempt = dsn if unchanged and address is place else _dsn(dsn, changes, address, more)
+            more = i < len(attempts) or j < len(addresses)
+            attempt_dsn = dsn if unchanged and address is host else _dsn(dsn, changes, address, more)
             try:
-                connection = _attempt(hub, make, attempt, address, seconds)
-                if attempt is not dsn:
-                    _asked[connection] = _without_password(dsn)
+                connection = _attempt(adapter, make, attempt_dsn, address, seconds)
+                if attempt_dsn is not dsn:
+                    _user_dsns[connection] = _without_password(dsn)
                 return connection
             except _TryNextAddress as exc:
                 errors += str(exc)
@@ -129,16 +129,16 @@ def connect(hub: Hub, make: Callable[[str], Any], dsn: str) -> Any:
     raise psycopg2.OperationalError(errors)
 
 
-def _resolve(hub: Hub, place: Host) -> list[Host]:
-    """Return *place* once for each of its addresses, in the resolver's order."""
-    if not place.is_name:
-        return [place]
-    if hub.current() is None:
+def _resolve(adapter: Adapter, host: Host) -> list[Host]:
+    """Return *host* once for each of its addresses, in the resolver's order."""
+    if not host.is_name:
+        return [host]
+    if adapter.current() is None:
         # The module below socket, which is never monkey-patched.
-        found = _socket.getaddrinfo(place.host, None, type=_socket.SOCK_STREAM)
+        answers = _socket.getaddrinfo(host.host, None, type=_socket.SOCK_STREAM)
     else:
-        found = hub.getaddrinfo(place.host)
-    return [replace(place, hostaddr=_numeric(*address), resolved=True) for *_, address in found]
+        answers = adapter.getaddrinfo(host.host)
+    return [replace(host, hostaddr=_numeric(*address), resolved=True) for *_, address in answers]
 
 
 def _numeric(host: str, port: int, flow: int = 0, scope: int = 0) -> str:
@@ -146,7 +146,7 @@ def _numeric(host: str, port: int, flow: int = 0, scope: int = 0) -> str:
 
 
 def _dsn(dsn: str, changes: dict[str, str], address: Host, more: bool) -> str:
-    listed = [address, _NEXT] if more else [address]
+    listed = [address, SENTINEL_HOST] if more else [address]
     for name in "host", "hostaddr", "port":
         # Empty ones too: they keep out what is in the environment.
         changes = changes | {name: ",".join(getattr(one, name) for one in listed)}
@@ -154,10 +154,10 @@ def _dsn(dsn: str, changes: dict[str, str], address: Host, more: bool) -> str:
     return changed
 
 
-def _attempt(hub: Hub, make: Callable[[str], Any], dsn: str, address: Host, seconds: int | None) -> Any:
+def _attempt(adapter: Adapter, make: Callable[[str], Any], dsn: str, address: Host, seconds: int | None) -> Any:
     limit: Any = None
     if seconds is not None:
-        limit = WaitTimeout(seconds) if hub.current() is None else hub.timeout(seconds)
+        limit = WaitTimeout(seconds) if adapter.current() is None else adapter.timeout(seconds)
     try:
         with limit or contextlib.nullcontext():
             return make(dsn)
@@ -165,9 +165,9 @@ def _attempt(hub: Hub, make: Callable[[str], Any], dsn: str, address: Host, seco
         if exc.pgcode:
             raise  # libpq was done: it is about a query of psycopg2's
         error = _as_blocking(str(exc), dsn, address)
-        if _NEXT.hostaddr in error:
+        if SENTINEL_HOST.hostaddr in error:
             reports = re.findall(r".*\n(?:\t.*\n)*", error)
-            error = "".join(report for report in reports if _NEXT.hostaddr not in report)
+            error = "".join(report for report in reports if SENTINEL_HOST.hostaddr not in report)
             # libpq gives the system's error where it could not connect.
             unreachable = any(known in error for known in _SYSTEM_ERRORS)
             raise (_TryNextAddress if unreachable else _TryNextHost)(error) from None
@@ -196,20 +196,21 @@ def _as_blocking(error: str, dsn: str, address: Host) -> str:
         named = re.escape(str(address).partition(" ")[2])
     else:
         named = f'"{re.escape(address.hostaddr or address.host)}"(?=[^"\n]*{address.port})'
-    if not re.match(f".*{named}", error) and _NEXT.hostaddr not in error.partition("\n")[0] and _is_accepted(dsn):
+    first_line = error.partition("\n")[0]
+    if not re.match(f".*{named}", error) and SENTINEL_HOST.hostaddr not in first_line and _is_accepted(dsn):
         # psycopg2 makes the connection non-blocking once it has begun, and
         # there libpq drops the words with which it had begun its report.
         error = f"connection to server {address} failed: {error}"
     if address.resolved:
         # libpq knows of the address alone.
-        error = re.sub(named, lambda found: f'"{address.host}" ({address.hostaddr})', error)
+        error = re.sub(named, lambda match: f'"{address.host}" ({address.hostaddr})', error)
     return error
 
 
 def _is_accepted(dsn: str) -> bool:
     """Whether libpq would go as far as to connect with *dsn*, finding no fault with its parameters."""
     try:
-        extensions.connection(_dsn(dsn, {}, _NEXT, False), async_=1)
+        extensions.connection(_dsn(dsn, {}, SENTINEL_HOST, False), async_=1)
     except psycopg2.Error as exc:
-        return _NEXT.hostaddr in str(exc)
+        return SENTINEL_HOST.hostaddr in str(exc)
     raise AssertionError("connected to the broadcast address")

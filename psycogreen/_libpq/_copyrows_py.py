@@ -1,6 +1,6 @@
 """Between libpq and a file, the rows of a COPY, in pure Python.
 
-It is the reference for ``_copyrows.pyx`` and takes its place where that one
+It is the reference for ``_libpq/_copyrows.pyx`` and takes its place where that one
 was not built. Three calls into libpq through ctypes for each row are slow.
 """
 

@@ -39,7 +39,7 @@ cdef int load() except -1:
 
 
 def write_rows(uintptr_t pgconn, write, codec, double until):
-    """Call *write* for each row that libpq holds; see ``_pycopyrows.py``."""
+    """Call *write* for each row that libpq holds; see ``_libpq/_copyrows_py.py``."""
     cdef char *row = NULL
     cdef int length
     cdef int rows = 0
@@ -70,7 +70,7 @@ def write_rows(uintptr_t pgconn, write, codec, double until):
 
 
 def read_rows(read, size, codec, Py_ssize_t enough, double until):
-    """Collect what *read* returns; see ``_pycopyrows.py``."""
+    """Collect what *read* returns; see ``_libpq/_copyrows_py.py``."""
     cdef list pieces = []
     cdef Py_ssize_t length = 0
     cdef bint ended = True

@@ -5,8 +5,8 @@ from typing import Any
 
 from psycopg2 import extensions
 
-from psycogreen._copy import CopyCursor
-from psycogreen._guard import refuse
+from psycogreen._psycopg2.copy import CopyCursor
+from psycogreen._psycopg2.exclusive import check_free
 
 
 class GreenCursor(CopyCursor, extensions.cursor):  # type: ignore[misc]
@@ -30,7 +30,7 @@ class GreenCursor(CopyCursor, extensions.cursor):  # type: ignore[misc]
             psycopg2.ProgrammingError: Another greenlet executes a query on
                 the connection, at first or when *vars_list* has given an item.
         """
-        refuse(self.connection, "executemany")
+        check_free(self.connection, "executemany")
         super().executemany(query, _guarded(self.connection, iter(vars_list)))
 
 
@@ -38,7 +38,7 @@ def _guarded(conn: Any, items: Iterator[Any]) -> Iterator[Any]:
     # A generator of the user's may wait, and meanwhile another greenlet use
     # the connection.
     for item in items:
-        refuse(conn, "executemany")
+        check_free(conn, "executemany")
         yield item
 
 

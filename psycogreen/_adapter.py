@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 
-class Hub(Protocol):
+class Adapter(Protocol):
     """One library's hub, as an adapter describes it.
 
     An adapter makes a single, stateless instance: what is particular to a
@@ -20,10 +20,10 @@ class Hub(Protocol):
     def wait_write(self, fd: int, timeout: Any) -> None:
         """Park the running greenlet until *fd* can be written."""
 
-    def wait_either(self, fd: int, timeout: Any) -> None:
+    def wait_readwrite(self, fd: int, timeout: Any) -> None:
         """Park the running greenlet until *fd* can be read or written."""
 
-    def limit(self, timeout: Any) -> float | None:
+    def timeout_seconds(self, timeout: Any) -> float | None:
         """Return the seconds that the wait callback's *timeout* stands for, None for no limit."""
 
     def poll(self) -> Any:
@@ -58,11 +58,11 @@ class Hub(Protocol):
     def start_thread(self, fn: Callable[..., object], *args: Any) -> None:
         """Call *fn* in a new native thread, also when *threading* is patched."""
 
-    def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+    def run_in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
         """Call *fn* in a native thread of a pool, parked meanwhile; return or raise what it does."""
 
 
-class ReactorHub(Hub, Protocol):
+class ReactorAdapter(Adapter, Protocol):
     """A hub that can also carry the compiled loop's reactor."""
 
     def switch(self, hub: Any) -> Any:
@@ -71,26 +71,26 @@ class ReactorHub(Hub, Protocol):
     def watch(self, hub: Any, fd: int, callback: Callable[..., object]) -> "Watch":
         """Have *hub* call *callback* whenever *fd* can be read."""
 
-    def report(self, hub: Any, exc: BaseException) -> None:
+    def handle_error(self, hub: Any, exc: BaseException) -> None:
         """Report *exc*, which ended a greenlet, as *hub* reports others.
 
         Raise it again if *hub* would let it pass through its loop.
         """
 
-    def misdirected(self, hub: Any, result: object) -> None:
+    def stray_switch(self, hub: Any, result: object) -> None:
         """Somebody else switched into a parked greenlet, with *result*.
 
         Raise what *hub* raises then, or return if it takes it for a wake-up.
         """
 
 
-class GuestHub(ReactorHub, Protocol):
+class GuestAdapter(ReactorAdapter, Protocol):
     """A hub in whose greenlets another library may wait, too."""
 
     #: The type of the greenlets that are its own: others don't switch to it directly.
-    own: type
+    greenlet_type: type
 
-    def moved(self, hub: Any) -> Any:
+    def adopt_greenlet(self, hub: Any) -> Any:
         """Return the running greenlet, after it has become the one in which *hub* runs its callbacks."""
 
     def can_throw_into(self, hub: Any, greenlet: Any) -> bool:
@@ -100,7 +100,7 @@ class GuestHub(ReactorHub, Protocol):
 class Watch(Protocol):
     """A descriptor under watch."""
 
-    def hold(self, awaited: bool) -> None:
+    def set_ref(self, awaited: bool) -> None:
         """Keep the hub's loop running for this watch while *awaited*."""
 
     def stop(self) -> None:

@@ -2,7 +2,7 @@
 
 Mixins (connecting, large objects) are bases of GreenConnection, before
 psycopg2's class: they override its methods by their names, reach the next one
-by super(), and set ``__slots__ = ()``. See _green.py for the classes that
+by super(), and set ``__slots__ = ()``. See _psycopg2/factories.py for the classes that
 users bring.
 """
 
@@ -13,13 +13,14 @@ from typing import Any, ClassVar
 import psycopg2
 from psycopg2 import extensions
 
-from psycogreen import _cancel, _parked
-from psycogreen._connecting import Connecting
-from psycogreen._cursor import DefaultCursor, GreenCursor
-from psycogreen._green import brought, green_factory
-from psycogreen._guard import refuse, user
-from psycogreen._hub import Hub
-from psycogreen._lobject import LargeObjects
+from psycogreen import _waiters
+from psycogreen._adapter import Adapter
+from psycogreen._psycopg2 import cancel
+from psycogreen._psycopg2.connect import Connecting
+from psycogreen._psycopg2.cursor import DefaultCursor, GreenCursor
+from psycogreen._psycopg2.exclusive import check_free, holder
+from psycogreen._psycopg2.factories import green_factory, original_factory
+from psycogreen._psycopg2.large_objects import LargeObjects
 
 _psycopg: Any = extensions.connection
 _cursor = _psycopg.cursor
@@ -31,7 +32,7 @@ def _guarded(name: str) -> Any:
 
     @functools.wraps(method)
     def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
-        refuse(self, name)
+        check_free(self, name)
         return method(self, *args, **kwargs)
 
     return guarded
@@ -42,7 +43,7 @@ def _guarded_setter(name: str) -> property:
     attribute = getattr(_psycopg, name)
 
     def guarded(self: Any, value: Any) -> None:
-        refuse(self, name)
+        check_free(self, name)
         attribute.__set__(self, value)
 
     return property(attribute.__get__, guarded, doc=attribute.__doc__)
@@ -60,7 +61,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
     # No __slots__: a COPY stands in for _green_poll, in the object itself.
 
     # The adapter of the registered callback, and its user's choice.
-    _green_hub: ClassVar[Hub]
+    _green_adapter: ClassVar[Adapter]
     _green_cancel: ClassVar[bool]
 
     # Whether close() has thrown a greenlet out of a query. Where user code
@@ -109,37 +110,37 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
         Raises:
             psycopg2.ProgrammingError: Another greenlet waits in a query.
         """
-        if user(self) is not _parked.running():
-            refuse(self, "poll")
+        if holder(self) is not _waiters.getcurrent():
+            check_free(self, "poll")
         state: int = super().poll()
         return state
 
     def close(self) -> None:
         """Close the connection; a greenlet in a query on it gets InterfaceError at once."""
-        hub = self._green_hub
-        while (other := user(self)) is not None:
-            current = hub.current()
-            here = _parked.running()
+        adapter = self._green_adapter
+        while (other := holder(self)) is not None:
+            current = adapter.current()
+            here = _waiters.getcurrent()
             if current is None:
-                refuse(self, "close")  # a signal handler or __del__ within the wait for the query
-            elif here is hub.greenlet(current):
+                check_free(self, "close")  # a signal handler or __del__ within the wait for the query
+            elif here is adapter.greenlet(current):
                 self._green_evict(other)
-                if user(self) is other:  # it goes on when its task does
-                    hub.call_soon(current, self.close)
+                if holder(self) is other:  # it goes on when its task does
+                    adapter.call_soon(current, self.close)
                     return
             elif here is other:
                 # As above; but here the hub can do it as soon as this greenlet waits.
-                hub.call_soon(current, self.close)
+                adapter.call_soon(current, self.close)
                 return
             else:
-                hub.call_soon(current, self._green_evict, other)
-                hub.pause()
+                adapter.call_soon(current, self._green_evict, other)
+                adapter.pause()
         super().close()
 
     def _green_evict(self, other: Any) -> None:
         """Have *other* leave its query; in the hub's greenlet."""
-        can_throw_into = getattr(self._green_hub, "can_throw_into", None)
-        if user(self) is other and (can_throw_into is None or can_throw_into(self._green_hub.current(), other)):
+        can_throw_into = getattr(self._green_adapter, "can_throw_into", None)
+        if holder(self) is other and (can_throw_into is None or can_throw_into(self._green_adapter.current(), other)):
             self._green_evicted = True
             other.throw(psycopg2.InterfaceError("connection closed by another greenlet"))
 
@@ -160,7 +161,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
     @property
     def cursor_factory(self) -> Any:
         """The factory that cursor() uses if it is not told another, or None."""
-        return brought(_psycopg.cursor_factory.__get__(self))
+        return original_factory(_psycopg.cursor_factory.__get__(self))
 
     @cursor_factory.setter
     def cursor_factory(self, factory: Any) -> None:
@@ -194,7 +195,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
         if self.status not in (extensions.STATUS_READY, extensions.STATUS_BEGIN):
             raise psycopg2.OperationalError("asynchronous connection attempt underway")
         try:
-            _cancel.cancel(self, self._green_hub)
+            cancel.cancel(self, self._green_adapter)
         except psycopg2.NotSupportedError:
             super().cancel()
 
@@ -202,7 +203,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
         """Called by the wait loop when an exception is about to end the wait."""
         # Neither during a connect nor after the loss of the connection.
         if self._green_cancel and self.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE:
-            _cancel.cancel_and_abandon(self, self._green_hub)
+            cancel.cancel_and_abandon(self, self._green_adapter)
 
 
 def green_connection_factory(factory: Any) -> Any:
@@ -226,7 +227,7 @@ def encrypt_password(password: Any, user: Any, scope: Any = None, algorithm: Any
     """
     conn = scope.connection if isinstance(scope, extensions.cursor) else scope
     if algorithm is None and isinstance(conn, GreenConnection) and not conn.closed:
-        refuse(conn, "encrypt_password")
+        check_free(conn, "encrypt_password")
         idle = conn.status == extensions.STATUS_READY
         cursor = _psycopg.cursor(conn, None, extensions.cursor)
         cursor.execute("SHOW password_encryption")

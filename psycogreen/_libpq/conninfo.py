@@ -14,7 +14,7 @@ from psycogreen._libpq import libpq
 
 # Any value that libpq refuses does. It looks at sslmode only once it has put
 # the parameters together, and before it looks for a server.
-_STOP = "psycogreen"
+INVALID_SSLMODE = "psycogreen"
 
 # Where libpq can't be asked; a service file is not read then.
 _ENVIRONMENT = {
@@ -90,7 +90,7 @@ def parameters(dsn: str) -> dict[str, str] | None:
     except psycopg2.NotSupportedError:
         return {k: os.environ[name] for k, name in _ENVIRONMENT.items() if name in os.environ} | given
     # PQconndefaults() would do if it were not for a service named in the DSN.
-    conn = library.PQconnectStart(os.fsencode(extensions.make_dsn(**given | {"sslmode": _STOP})))
+    conn = library.PQconnectStart(os.fsencode(extensions.make_dsn(**given | {"sslmode": INVALID_SSLMODE})))
     if not conn:
         return None
     try:
@@ -98,14 +98,14 @@ def parameters(dsn: str) -> dict[str, str] | None:
         if not options:
             return None
         try:
-            found = dict(_items(options))
+            options_used = dict(_items(options))
         finally:
             library.PQconninfoFree(options)
-        if found.get("sslmode") != _STOP:
+        if options_used.get("sslmode") != INVALID_SSLMODE:
             return None  # it did not come as far as that, the service is unknown for instance
-        if not found.get("host") and not found.get("hostaddr"):
-            found["host"] = os.fsdecode(library.PQhost(conn) or b"")
-        return found
+        if not options_used.get("host") and not options_used.get("hostaddr"):
+            options_used["host"] = os.fsdecode(library.PQhost(conn) or b"")
+        return options_used
     finally:
         library.PQfinish(conn)
 
@@ -119,18 +119,18 @@ def _items(options: int) -> Iterator[tuple[str, str]]:
         address += ctypes.sizeof(_Option)
 
 
-def hosts(found: dict[str, str]) -> list[Host] | None:
-    """Return the hosts that *found* lists, in its order; None if the numbers don't match.
+def hosts(options_used: dict[str, str]) -> list[Host] | None:
+    """Return the hosts that *options_used* lists, in its order; None if the numbers don't match.
 
     See libpq's documentation, "Specifying Multiple Hosts".
     """
-    names = found.get("host", "").split(",")
-    addresses = found.get("hostaddr", "").split(",")
+    names = options_used.get("host", "").split(",")
+    addresses = options_used.get("hostaddr", "").split(",")
     if addresses == [""]:
         addresses *= len(names)
     elif names == [""]:
         names *= len(addresses)
-    ports = found.get("port", "").split(",")
+    ports = options_used.get("port", "").split(",")
     if len(ports) == 1:
         ports *= len(names)
     if not len(names) == len(addresses) == len(ports):
@@ -138,13 +138,13 @@ def hosts(found: dict[str, str]) -> list[Host] | None:
     return [Host(*of_one) for of_one in zip(names, addresses, ports, strict=True)]
 
 
-def connect_timeout(found: dict[str, str]) -> int | None:
+def connect_timeout(options_used: dict[str, str]) -> int | None:
     """Return the seconds that libpq gives to one address; None for no limit.
 
     Raises:
         ValueError: It is not an integer; the message is libpq's.
     """
-    text = found.get("connect_timeout")
+    text = options_used.get("connect_timeout")
     if text is None:
         return None
     if not re.fullmatch(r"\s*[+-]?\d+\s*", text, re.ASCII) or not -(2**31) <= int(text) < 2**31:

@@ -1,0 +1,1 @@
+"""What a green connection of psycopg2 is. Importing this package alone does not import psycopg2."""

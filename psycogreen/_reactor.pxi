@@ -1,0 +1,564 @@
+# The reactor: the sockets for which the greenlets of one hub wait, in one epoll instance.
+#
+# ``_waitloop.pyx`` includes this file. The hub watches a single descriptor, the
+# epoll instance. A connection's socket is added once and stays; to park is to note
+# the running greenlet in its `Socket` and to switch to the hub. When the hub finds
+# the instance ready, `Reactor.dispatch()` runs in the hub's greenlet, fetches a
+# batch of ready sockets and switches to the greenlet noted for each.
+
+cdef extern from *:
+    """
+    #ifdef __linux__
+    #include <fcntl.h>
+    #include <poll.h>
+    #include <pthread.h>
+    #include <sys/epoll.h>
+    #include <time.h>
+    #include <unistd.h>
+
+    static int readable(int fd) {
+        struct pollfd p = {fd, POLLIN, 0};
+        return poll(&p, 1, 0) > 0;
+    }
+
+    static double monotonic(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return t.tv_sec + t.tv_nsec * 1e-9;
+    }
+
+    #else  /* no epoll: hub_reactor() returns None, and each wait goes through the hub */
+    #define EPOLL_CLOEXEC 0
+    #define EPOLL_CTL_ADD 0
+    #define EPOLL_CTL_DEL 0
+    #define EPOLL_CTL_MOD 0
+    #define EPOLLIN 0
+    struct epoll_event { uint32_t events; union { uint64_t u64; } data; };
+    static int epoll_create1(int flags) { errno = ENOSYS; return -1; }
+    static int epoll_ctl(int a, int b, int c, struct epoll_event *d) { return -1; }
+    static int epoll_wait(int a, struct epoll_event *b, int c, int d) { return -1; }
+    static int dup3(int a, int b, int c) { return -1; }
+    static int close(int fd) { return -1; }
+    static int readable(int fd) { return 0; }
+    static double monotonic(void) { return 0; }
+    static int pthread_atfork(void *a, void *b, void (*c)(void)) { return 0; }
+    #endif
+
+    /* Whether weak reference *ref* is to *object*, without making a new reference. */
+    static int refers_to(PyObject *ref, PyObject *object) {
+    #if PY_VERSION_HEX >= 0x030D0000
+        PyObject *referent;
+        if (PyWeakref_GetRef(ref, &referent) <= 0) {
+            PyErr_Clear();
+            return 0;
+        }
+        Py_DECREF(referent);
+        return referent == object;
+    #else
+        return PyWeakref_GET_OBJECT(ref) == object;
+    #endif
+    }
+    """
+    ctypedef union epoll_data:
+        uint64_t u64
+    ctypedef struct epoll_event "struct epoll_event":
+        uint32_t events
+        epoll_data data
+    int EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
+    uint32_t EPOLLIN
+    int epoll_create1(int) nogil
+    int epoll_ctl(int, int, int, epoll_event *) nogil
+    int epoll_wait(int, epoll_event *, int, int) nogil
+    int dup3(int, int, int) nogil
+    int close(int) nogil
+    int readable(int)
+    double monotonic()
+    int pthread_atfork(void *, void *, void (*)() noexcept nogil)
+    bint refers_to(PyObject *, PyObject *)
+
+cdef enum:
+    # Events that one epoll_wait() fetches. The hub runs no other callback
+    # until the greenlets of a batch have run.
+    BATCH = 64
+    # With this many parked greenlets, another answer has probably come by the
+    # time a batch has run.
+    MANY = 4
+    # Polls of a large result without a poll(2) before each, after several in a
+    # row found something to read.
+    MAX_UNCHECKED_POLLS = 7
+    # Slots of the cache in front of the dictionary of sockets.
+    RECENT = 256
+
+# Seconds that the greenlets of a batch together may spend reading on in large
+# results before other greenlets get their turn.
+cdef double TIME_SLICE = 0.001
+
+
+ctypedef struct EpollInstance:
+    # What the fork handler needs of a reactor; it runs without Python.
+    int epfd
+    PyObject *reactor
+    EpollInstance *next
+
+cdef EpollInstance *instances = NULL
+
+# Counts the forks that led to this process. A reactor with another count
+# belongs to the parent process.
+cdef unsigned int forks = 0
+
+# Bound here because the name `sys` is gone while the interpreter finalizes.
+cdef object is_finalizing = sys.is_finalizing
+
+# The reactor used last, a borrowed reference. The next wait most often wants the same.
+cdef PyObject *latest = NULL
+
+
+@cython.final
+cdef class Socket:
+    """One connection's socket, as one reactor knows it."""
+
+    # A weak reference without a callback. psycopg2 asks for such a reference in
+    # each query, and CPython hands out the one that exists. The second reference
+    # carries the callback that removes this record.
+    cdef object connection
+    cdef object forget_ref
+    cdef size_t key  # id(connection)
+    cdef object waiter  # the greenlet that is inside the wait callback for it, or None
+    cdef object parked  # the same while it is parked here
+    cdef bint fd_stable  # psycopg2's own connections keep their descriptor once connected
+    cdef bint green  # a GreenConnection: its poll() may refuse, its _green_poll() does not
+    cdef int fd
+    cdef uint64_t token  # distinguishes its events from those of an earlier socket with the same number
+
+
+@cython.final
+cdef class ForgetCallback:
+    """Remove the record of a connection when the connection is freed."""
+
+    cdef object reactor
+    cdef size_t key
+
+    def __call__(self, reference):
+        cdef Reactor reactor = self.reactor()
+        if reactor is not None:
+            reactor.forget(self.key)
+
+
+@cython.final
+cdef class ReadyCallback:
+    """The function that the hub calls when the epoll instance is ready.
+
+    The hub keeps it, so it holds only a borrowed reference to the reactor.
+    """
+
+    cdef PyObject *reactor
+
+    def __call__(self, fd=None):
+        cdef Reactor reactor
+        if self.reactor != NULL:
+            # An owned reference: a greenlet of the batch may replace the hub's reactor.
+            reactor = <Reactor>self.reactor
+            reactor.dispatch()
+
+
+@cython.final
+cdef class Reactor:
+    """The sockets that one hub waits for."""
+
+    cdef object __weakref__
+    cdef object adapter
+    cdef object hub
+    cdef object hub_greenlet  # the greenlet in which the hub runs its callbacks
+    cdef object greenlet_type  # only greenlets of this type may switch to the hub directly; None: any
+    cdef object plain_greenlet_type  # a greenlet type known to lack the hook `switch_out`
+    cdef object watch
+    cdef ReadyCallback ready_callback
+    cdef dict sockets  # Socket by id(connection)
+    cdef list armed  # Socket by descriptor, for the sockets in the epoll instance
+    cdef tuple wake_args  # the arguments of the switch into a parked greenlet
+    cdef PyObject *recent[RECENT]  # Sockets by a part of their key, borrowed from `sockets`
+    cdef EpollInstance instance
+    cdef unsigned long thread
+    cdef unsigned int forks
+    cdef uint32_t arms
+    cdef int parked_count
+    cdef Socket last_parked  # the socket on which a greenlet parked last
+    cdef Socket waking  # the socket whose greenlet is being switched to
+    cdef bint ask_epoll  # a greenlet was woken and its socket was not ready: don't guess the next one
+    cdef bint keeps_hub_alive
+    cdef int stale_batches
+    cdef bint stale  # the batch held an event that belongs to no socket and can't be disarmed
+    # The batch under way. Not on the C stack: greenlet copies that at each switch.
+    cdef bint dispatching
+    cdef int position
+    cdef int count
+    cdef epoll_event events[BATCH]
+
+    def __cinit__(self):
+        global instances
+        self.instance.epfd = epoll_create1(EPOLL_CLOEXEC)
+        if self.instance.epfd < 0:
+            raise OSError(errno, "epoll_create1 failed")
+        self.instance.reactor = <PyObject *>self
+        self.instance.next = instances
+        instances = &self.instance
+
+    def __init__(self, adapter, hub, greenlet_type):
+        self.adapter = adapter
+        self.hub = hub
+        self.greenlet_type = greenlet_type
+        self.hub_greenlet = adapter.greenlet(hub)
+        self.sockets = {}
+        self.armed = []
+        self.wake_args = (self,)
+        self.forks = forks
+        self.thread = PyThread_get_thread_ident()
+        self.ready_callback = ReadyCallback.__new__(ReadyCallback)
+        self.ready_callback.reactor = <PyObject *>self
+        self.watch = adapter.watch(hub, self.instance.epfd, self.ready_callback)
+
+    def __del__(self):
+        self.retire()
+
+    def __dealloc__(self):
+        global instances
+        cdef EpollInstance **link = &instances
+        while link[0] != NULL:
+            if link[0] == &self.instance:
+                link[0] = self.instance.next
+                break
+            link = &link[0].next
+        if self.instance.epfd >= 0:
+            close(self.instance.epfd)
+
+    cdef int retire(self) except -1:
+        """Leave the hub for good."""
+        global latest
+        if latest == <PyObject *>self:
+            latest = NULL
+        if self.ready_callback is not None:
+            self.ready_callback.reactor = NULL
+        if is_finalizing():
+            return 0
+        if self.watch is not None:
+            self.watch.stop()
+            self.watch = None
+        if self.parked_count:
+            _orphans.append(self)
+        return 0
+
+    cdef Socket socket(self, conn):
+        """Return the record of *conn*, None if the reactor does not know it."""
+        cdef size_t key = <size_t><PyObject *>conn
+        cdef PyObject **recent = &self.recent[(key >> 4) % RECENT]
+        cdef Socket sock
+        if recent[0] != NULL and (<Socket>recent[0]).key == key:
+            sock = <Socket>recent[0]
+        else:
+            sock = self.sockets.get(key)
+            if sock is None:
+                return None
+            recent[0] = <PyObject *>sock
+        if refers_to(<PyObject *>sock.connection, <PyObject *>conn):
+            return sock
+        return None
+
+    cdef int adopt(self, conn) except -1:
+        """Make a record of *conn*, whose first wait has ended well."""
+        cdef ForgetCallback forget = ForgetCallback.__new__(ForgetCallback)
+        cdef Socket sock = Socket.__new__(Socket)
+        forget.reactor = weakref.ref(self)
+        forget.key = sock.key = <size_t><PyObject *>conn
+        try:
+            sock.connection = weakref.ref(conn)
+            sock.forget_ref = weakref.ref(conn, forget)
+        except TypeError:
+            return 0
+        from psycopg2.extensions import connection
+        sock.fd_stable = isinstance(conn, connection)
+        sock.green = hasattr(conn, "_green_poll")
+        sock.fd = -1
+        self.forget(sock.key)
+        self.sockets[sock.key] = sock
+        return 0
+
+    cdef int forget(self, size_t key) except -1:
+        cdef Socket sock = self.sockets.pop(key, None)
+        cdef PyObject **recent = &self.recent[(key >> 4) % RECENT]
+        if recent[0] == <PyObject *>sock:
+            recent[0] = NULL
+        if sock is not None and self.is_armed(sock):
+            self.armed[sock.fd] = None  # closing the socket removes it from epoll
+        return 0
+
+    cdef bint is_armed(self, Socket sock):
+        return 0 <= sock.fd < len(self.armed) and self.armed[sock.fd] is sock
+
+    cdef bint ensure_armed(self, Socket sock, conn) except -1:
+        """Add *sock* to the epoll instance unless it is there; return whether it is now."""
+        if self.is_armed(sock):
+            if sock.fd_stable:
+                return True
+            self.disarm(sock.fd)  # another socket may have the number by now
+        return self.arm(sock, conn.fileno())
+
+    cdef bint arm(self, Socket sock, int fd) except -1:
+        cdef epoll_event event
+        cdef Socket other
+        if fd < 0:
+            return False
+        if len(self.armed) <= fd:
+            self.armed.extend([None] * (fd + 1 - len(self.armed)))
+        self.arms += 1
+        event.events = EPOLLIN
+        event.data.u64 = <uint64_t>self.arms << 32 | <uint32_t>fd
+        if epoll_ctl(self.instance.epfd, EPOLL_CTL_ADD, fd, &event) < 0:
+            other = self.armed[fd]
+            if errno != EEXIST or (other is not None and other.parked is not None):
+                return False
+            if epoll_ctl(self.instance.epfd, EPOLL_CTL_MOD, fd, &event) < 0:
+                return False
+        sock.fd = fd
+        sock.token = event.data.u64
+        self.armed[fd] = sock
+        return True
+
+    cdef bint disarm(self, int fd) except -1:
+        """Remove *fd* from the epoll instance; return whether it was there.
+
+        The connection may have been closed and another file may have its number.
+        That file is in this epoll instance only if `armed` says so.
+        """
+        self.armed[fd] = None
+        return epoll_ctl(self.instance.epfd, EPOLL_CTL_DEL, fd, NULL) == 0
+
+    cdef int set_ref(self, bint awaited) except -1:
+        self.keeps_hub_alive = False  # in case set_ref() raises
+        if self.watch is not None:  # retired, in the middle of a batch
+            self.watch.set_ref(awaited)
+        self.keeps_hub_alive = awaited
+        return 0
+
+    cdef PyObject *next_waiter(self) except? NULL:
+        """Return the next greenlet of the batch under way, borrowed, or NULL."""
+        cdef Socket sock
+        cdef uint64_t token
+        cdef uint32_t fd
+        # After a fork the batch belongs to the parent, where its greenlets wait.
+        while self.position < self.count and self.forks == forks:
+            token = self.events[self.position].data.u64
+            self.position += 1
+            fd = <uint32_t>token
+            sock = self.armed[fd] if fd < <uint32_t>len(self.armed) else None
+            if sock is None or sock.token != token:
+                self.stale = True
+            elif sock.parked is not None:
+                # Cleared first: if the greenlet does not run at once, one event still wakes it only once.
+                sock.parked = None
+                self.waking = sock
+                return <PyObject *>sock.waiter
+            elif not self.disarm(fd):
+                # Nobody waits: the server closed an idle connection, or sent a
+                # notification. Left armed, the socket would be reported for ever.
+                self.stale = True
+        return NULL
+
+    cdef int park(self, Socket sock, bint direct) except -1:
+        """Let other greenlets run until *sock* can be read.
+
+        *direct*: the greenlet may switch to the hub without the hub's own switch().
+        """
+        cdef PyObject *waiter
+        sock.parked = sock.waiter
+        self.last_parked = sock
+        self.parked_count += 1
+        try:
+            if not self.keeps_hub_alive:
+                self.set_ref(True)
+            if not direct:
+                result = self.adapter.switch(self.hub)
+            else:
+                # In the middle of a batch, the hub's greenlet would only switch
+                # on to the batch's next greenlet.
+                waiter = self.next_waiter()
+                if waiter == NULL:
+                    result = PyGreenlet_Switch(<PyGreenlet *>self.hub_greenlet, NULL, NULL)
+                else:
+                    result = PyGreenlet_Switch(<PyGreenlet *>waiter, <PyObject *>self.wake_args, NULL)
+            if self.waking is not None:
+                if result is self and sock.parked is not None and self.waking.waiter is sock.waiter:
+                    # A signal handler or __del__ waits here, called from within
+                    # set_ref() or switch() of another wait of this greenlet. The
+                    # wake-up was for that other wait. Its socket is still
+                    # readable, so park it again.
+                    self.waking.parked = sock.waiter
+                self.waking = None
+        finally:
+            sock.parked = None
+            self.parked_count -= 1
+            if not self.parked_count and not self.dispatching:
+                self.set_ref(False)  # this greenlet was killed, so no dispatch will do it
+        if result is not self:
+            self.adapter.stray_switch(self.hub, result)
+        return 0
+
+    cdef int dispatch(self) except -1:
+        """Switch to each greenlet whose socket is ready."""
+        cdef double until = 0
+        if self.forks != forks:
+            return 0
+        if self.greenlet_type is not None and current_greenlet() is not self.hub_greenlet:
+            self.hub_greenlet = self.adapter.adopt_greenlet(self.hub)
+        # With many parked greenlets, more sockets are ready when a batch has run.
+        # To look again is cheaper than a turn of the hub; TIME_SLICE bounds it.
+        while self.dispatch_batch() and self.parked_count >= MANY and self.forks == forks:
+            if until == 0:
+                until = monotonic() + TIME_SLICE
+            elif monotonic() > until:
+                break
+        if self.forks == forks and self.keeps_hub_alive and not self.parked_count:
+            self.release()
+        return 0
+
+    cdef int release(self) except -1:
+        """Let the hub's loop end although this descriptor is watched."""
+        try:
+            self.set_ref(False)
+        except BaseException as exc:
+            # A signal handler raised it. If it escaped, the hub would stop
+            # watching the descriptor. Caught in this function, not in dispatch():
+            # greenlet copies dispatch()'s frame at each switch.
+            self.report(exc)
+        return 0
+
+    cdef bint dispatch_batch(self) except -1:
+        """Switch to the greenlets whose sockets are ready now; return whether there were any."""
+        cdef PyObject *waiter
+        cdef int count
+        if (
+            self.parked_count == 1
+            and self.last_parked.fd_stable
+            and self.last_parked.parked is not None
+            and not self.ask_epoll
+        ):
+            # Only one greenlet waits, so epoll need not be asked which. If the
+            # event was another socket's, libpq finds nothing to read and the
+            # greenlet parks again.
+            self.dispatching = True
+            self.last_parked.parked = None  # as in next_waiter()
+            try:
+                self.wake(<PyObject *>self.last_parked.waiter)
+            finally:
+                self.dispatching = False
+            return 0
+        self.ask_epoll = False
+        self.position = 0
+        self.count = count = epoll_wait(self.instance.epfd, self.events, BATCH, 0)
+        if count < 0:
+            self.count = 0
+            if errno == EBADF:
+                self.rebuild()
+            return 0
+        self.stale = False
+        self.dispatching = True
+        try:
+            while True:
+                waiter = self.next_waiter()
+                if waiter == NULL:
+                    break
+                self.wake(waiter)
+        finally:
+            self.dispatching = False
+            self.position = self.count = 0
+        if self.forks != forks:
+            return 0
+        if not self.stale:
+            self.stale_batches = 0
+            return count > 0
+        # Once can be a connection that an earlier greenlet of the batch closed.
+        # Twice is a socket that is closed here but still open in a child process:
+        # epoll goes on to report it, and there is no descriptor to remove it by.
+        self.stale_batches += 1
+        if self.stale_batches > 1:
+            self.rebuild()
+        return 0
+
+    cdef int wake(self, PyObject *waiter) except -1:
+        try:
+            PyGreenlet_Switch(<PyGreenlet *>waiter, <PyObject *>self.wake_args, NULL)
+        except BaseException as exc:
+            self.report(exc)
+        return 0
+
+    cdef int report(self, exc) except -1:
+        try:
+            self.adapter.handle_error(self.hub, exc)
+        except BaseException as raised:
+            # An exception other than *exc* comes from a signal handler. It leaves
+            # the hub's callback, and the hub then stops watching the descriptor.
+            if raised is not exc:
+                self.rebuild()
+            raise
+        return 0
+
+    cdef int rebuild(self) except -1:
+        """Replace the epoll instance, and add only the sockets of parked greenlets."""
+        cdef Socket sock
+        cdef int epfd
+        if self.watch is None:
+            return 0
+        epfd = epoll_create1(EPOLL_CLOEXEC)
+        if epfd < 0:
+            return 0  # no descriptor is free: the next batch tries again
+        self.watch.stop()
+        close(self.instance.epfd)
+        self.instance.epfd = epfd
+        self.armed = []
+        self.stale_batches = 0
+        self.watch = self.adapter.watch(self.hub, epfd, self.ready_callback)
+        self.watch.set_ref(self.keeps_hub_alive)
+        for sock in list(self.sockets.values()):
+            if sock.parked is not None and not self.arm(sock, sock.fd):
+                sock.parked = None
+                self.wake(<PyObject *>sock.waiter)  # its next poll() says what is wrong
+        return 0
+
+
+cdef void after_fork_in_child() noexcept nogil:
+    # A child process shares its parent's epoll instances in the kernel. So it
+    # replaces each by a new one under the same number: neither its hub nor its
+    # removals then reach the parent's.
+    global forks
+    cdef EpollInstance *instance = instances
+    cdef int fresh
+    forks += 1
+    while instance != NULL:
+        fresh = epoll_create1(EPOLL_CLOEXEC)
+        if fresh < 0:
+            close(instance.epfd)
+            instance.epfd = -1
+        else:
+            dup3(fresh, instance.epfd, EPOLL_CLOEXEC)
+            close(fresh)
+        instance = instance.next
+
+
+pthread_atfork(NULL, NULL, after_fork_in_child)
+
+
+# Reactors with parked greenlets that nothing will wake: a replaced hub's, and in
+# a child process the parent's. If the collector took those greenlets, it would end
+# connections that the parent process uses.
+_orphans = []
+
+
+def keep_parents_greenlets():
+    cdef EpollInstance *instance = instances
+    while instance != NULL:
+        if (<Reactor>instance.reactor).parked_count:
+            _orphans.append(<Reactor>instance.reactor)
+        instance = instance.next
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=keep_parents_greenlets)

@@ -1,0 +1,63 @@
+"""The greenlets that are inside the wait callback, by connection."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+try:
+    from greenlet import getcurrent as getcurrent
+except ImportError:  # then no hub that needs it is installed
+    getcurrent = None
+
+# The greenlets inside the wait callback, by the id() of their connection, which
+# lives as long as the entry. The references are weak, so that the frames of a
+# greenlet can be freed when its hub is gone.
+waiters: dict[int, Any] = {}
+
+
+def set_getcurrent(function: Callable[[], Any]) -> None:
+    """Replace greenlet's getcurrent() by *function*.
+
+    For a library whose waiting units are no greenlets but have their attributes.
+    """
+    global getcurrent
+    getcurrent = function
+
+
+def add_waiter(conn: Any) -> None:
+    """Note that the running greenlet waits for *conn*.
+
+    Raises:
+        psycopg2.ProgrammingError: Another greenlet waits for it. The first of
+            the two to poll would take the other's answer.
+    """
+    if id(conn) in waiters and waiter_of(conn) not in (None, getcurrent()):
+        raise in_use_error("the wait callback")
+    waiters[id(conn)] = weakref.ref(getcurrent())
+
+
+def waiter_of(conn: Any) -> Any:
+    """Return the greenlet of this thread that is inside the wait callback for *conn*, or None.
+
+    Such a greenlet holds psycopg2's mutex of *conn*, except while *conn* is being made.
+    """
+    ref = waiters.get(id(conn))
+    waiter = None if ref is None else ref()
+    return waiter if waiter is not None and _root(waiter) is _root(getcurrent()) else None
+
+
+def in_use_error(what: str) -> Exception:
+    """Return the exception to raise when *what* is called on a connection that another greenlet uses."""
+    import psycopg2
+
+    error: Exception = psycopg2.ProgrammingError(
+        f"{what} cannot be used while another greenlet executes a query on this connection"
+    )
+    return error
+
+
+def _root(greenlet: Any) -> Any:
+    """Return the first ancestor of *greenlet*: the main greenlet of its thread."""
+    while greenlet.parent is not None:
+        greenlet = greenlet.parent
+    return greenlet
