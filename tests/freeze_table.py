@@ -14,7 +14,8 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any, NamedTuple
 
-from clock import clock
+from support.outcomes import caught
+from support.tickers import clock
 
 # What becomes of a call.
 ANSWERS = "answers"
@@ -353,18 +354,15 @@ SITUATIONS = {
 
 
 def outcome(fn: Callable[..., Any], *args: Any) -> str:
-    try:
-        fn(*args)
-    except Exception as exc:
-        return f"{type(exc).__name__}: {exc}".strip()
-    return ANSWERS
+    result = caught(fn, *args)
+    return f"{type(result).__name__}: {result}".strip() if isinstance(result, Exception) else ANSWERS
 
 
 def main(dsn: str, name: str, *wanted: str) -> None:
     warnings.simplefilter("ignore")  # eventlet's, of itself
-    import fix_hub
+    from hubs import make_hub
 
-    hub = fix_hub.make_hub()
+    hub = make_hub()
     hub.adapter.make_psycopg_green()
     hub.program(make_calls, hub, dsn, name, wanted)
 

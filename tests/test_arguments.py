@@ -2,7 +2,7 @@
 
 import psycopg2
 import pytest
-from fix_hub import NAME
+from hubs import NAME
 from psycopg2.extensions import POLL_READ
 
 

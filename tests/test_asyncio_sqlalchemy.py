@@ -7,16 +7,19 @@ import time
 
 import psycopg2
 import pytest
-from fix_hub import NAME, event_loops
-from test_asyncio import active, ended, in_query, query, until  # noqa: F401
+from hubs import NAME
+from support.server_state import in_query
+from support.waiting import until
 
 if NAME != "asyncio":
     pytest.skip("for the hub asyncio", allow_module_level=True)
 pytest.importorskip("sqlalchemy")
 
+from hubs.on_asyncio import event_loops
 from sqlalchemy import create_engine, select
 from sqlalchemy import func as sql
 from sqlalchemy.util import await_only, greenlet_spawn
+from support.coroutines import query
 
 from psycogreen.asyncio import spawn
 
@@ -87,24 +90,22 @@ async def test_copy_and_large_objects(connect):
 
 
 @pytest.mark.parametrize("used", [True, False])
-async def test_cancellation(used, connect, active):  # noqa: F811
+async def test_cancellation(used, connect, executing):
     connection = (await connections(connect, 1))[0] if used else await greenlet_spawn(connect)
     text = f"/* {used} of SQLAlchemy's */"
     task = asyncio.create_task(greenlet_spawn(query, connection, f"SELECT pg_sleep(50) {text}"))
-    await until(lambda: active(text))
+    await until(lambda: executing(text))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert connection.closed
-    await until(lambda: not active(text))
+    await until(lambda: not executing(text))
 
 
 async def test_connect_timeout(green, fake_server):
     silent = fake_server(lambda client, number: silent.over.wait())
     with pytest.raises(psycopg2.OperationalError, match="timeout expired"):
-        await greenlet_spawn(
-            psycopg2.connect, f"host=127.0.0.1 port={silent.port} user=x dbname=x connect_timeout=2"
-        )
+        await greenlet_spawn(psycopg2.connect, f"host=127.0.0.1 port={silent.port} user=x dbname=x connect_timeout=2")
 
 
 @pytest.mark.parametrize("used", [True, False])
@@ -206,12 +207,12 @@ async def test_an_engine_with_its_pool(run, green, dsn):
     engine.dispose()
 
 
-def test_a_loop_that_is_closed(hub, connect, active):  # noqa: F811
+def test_a_loop_that_is_closed(hub, connect, executing):
     def main():
         loop = event_loops().new_event_loop()
         (connection,) = loop.run_until_complete(connections(connect, 1))
         task = loop.create_task(greenlet_spawn(query, connection, "SELECT pg_sleep(50) /* bridged */"))
-        while not active("/* bridged */"):
+        while not executing("/* bridged */"):
             loop.run_until_complete(asyncio.sleep(0.01))
         task._log_destroy_pending = False
         loop.close()

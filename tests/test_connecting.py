@@ -7,9 +7,9 @@ import time
 import psycopg2
 import psycopg2.extras
 import pytest
-from fix_fake import relay
-from fix_hub import NAME
+from hubs import NAME
 from psycopg2.extensions import POLL_READ, POLL_WRITE, make_dsn, set_wait_callback
+from support.network import relay
 
 
 def failure(function, *args):

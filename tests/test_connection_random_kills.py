@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fix_hub import Hub
+from hubs.contract import Hub
 from psycopg2 import extras
 
 pytestmark = pytest.mark.heavy

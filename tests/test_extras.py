@@ -15,8 +15,9 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fix_hub import Hub
+from hubs.contract import Hub
 from psycopg2 import extensions, extras, sql
+from support.outcomes import outcome
 
 
 def fetch(conn: Any, query: Any, args: Any = None, **kwargs: Any) -> Any:
@@ -224,13 +225,6 @@ RECIPES = [
     composed, dictionaries, adapters_and_types, client_encoding, info, attributes, weak, two_phases,
     with_blocks, scrolled, procedure, no_copies, pickled_error,
 ]  # fmt: skip
-
-
-def outcome(recipe: Callable[[Any], Any], conn: Any) -> Any:
-    try:
-        return recipe(conn)
-    except Exception as exc:
-        return type(exc), str(exc)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)

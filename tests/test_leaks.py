@@ -8,8 +8,10 @@ import sys
 import psycopg2
 import psycopg2.extensions
 import pytest
-from fix_hub import NAME
+from hubs import NAME
 from psycopg2.extensions import set_wait_callback
+from support.leaks import descriptors
+from support.server_state import in_query
 
 from psycogreen import _cancel
 
@@ -36,7 +38,7 @@ def counts(hub):
     return {
         "objects": len(gc.get_objects()),
         "blocks of memory": sys.getallocatedblocks(),
-        "descriptors": len(os.listdir("/proc/self/fd")),
+        "descriptors": len(descriptors()),
         "threads": len(os.listdir("/proc/self/task")),
         "watched": hub.watched(),
     }
@@ -69,10 +71,6 @@ def run(hub, work, times):
         tasks = [hub.spawn(work) for _ in range(AT_ONCE)]
         for task in tasks:
             task.wait(timeout=None)
-
-
-def in_query(connection):
-    return connection.get_transaction_status() == psycopg2.extensions.TRANSACTION_STATUS_ACTIVE
 
 
 def test_queries(connect, hub):

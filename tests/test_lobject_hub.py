@@ -7,6 +7,8 @@ import resource
 import psycopg2
 import pytest
 from psycopg2 import extensions
+from support.leaks import descriptors
+from support.server_state import in_query
 
 from psycogreen._lobject import CHUNK
 
@@ -23,10 +25,6 @@ def ask(connection, query, *args):
     with connection.cursor() as cursor:
         cursor.execute(query, args)
         return cursor.fetchone()[0]
-
-
-def waits_for_a_lock(watcher, pid):
-    return ask(watcher, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'", pid)
 
 
 @pytest.fixture
@@ -47,12 +45,12 @@ def contended(hub, connect, watcher):
 
 
 @pytest.fixture
-def waiting(hub, contended, watcher):
+def waiting(hub, contended, observer):
     """The same, and a task that waits in write()."""
     connection, lobject, other = contended
     pid = connection.info.backend_pid
     task = hub.spawn(lobject.write, b"new")
-    hub.wait_until(lambda: hub.run(waits_for_a_lock, watcher, pid))
+    hub.wait_until(lambda: observer.waits_for_a_lock(pid))
     return connection, lobject, other, task
 
 
@@ -114,7 +112,7 @@ def test_another_greenlet_uses_the_connection(hub, waiting, method):
 def test_while_another_greenlet_is_in_a_query(hub, contended):
     connection, lobject, _ = contended
     task = hub.spawn(ask, connection, "SELECT pg_sleep(0.5), 1")
-    hub.wait_until(lambda: connection.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE)
+    hub.wait_until(lambda: in_query(connection))
     for method in connection.lobject, lobject.read, lobject.close, lobject.unlink, lobject.tell:
         with pytest.raises(psycopg2.ProgrammingError, match="another greenlet"):
             hub.run(method)
@@ -126,9 +124,9 @@ class Stop(Exception):
     pass
 
 
-def test_kill(hub, waiting, watcher):
+def test_kill(hub, waiting, observer):
     connection, lobject, _, task = waiting
-    pid = ask(watcher, "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    pid = connection.info.backend_pid
     task.kill(Stop)
     with pytest.raises(Stop):
         task.wait()
@@ -136,8 +134,7 @@ def test_kill(hub, waiting, watcher):
     assert lobject.closed
     with pytest.raises(psycopg2.InterfaceError):
         lobject.read()
-    gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = %s"
-    hub.wait_until(lambda: hub.run(ask, watcher, gone, pid), timeout=5)
+    hub.wait_until(lambda: observer.has_ended(pid), timeout=5)
 
 
 def test_timeout(hub, contended):
@@ -192,7 +189,7 @@ def test_nothing_is_left(hub, contended, watcher):
 
     def objects():
         gc.collect()
-        return len(gc.get_objects()), len(os.listdir("/proc/self/fd"))
+        return len(gc.get_objects()), len(descriptors())
 
     hub.run(run)
     before = objects()
@@ -268,9 +265,9 @@ def test_kill_beside_a_slow_file(hub, connect, tmp_path):
     with pytest.raises(Stop):
         task.wait()
     assert connection.closed
-    descriptors = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     os.close(os.open(pipe, os.O_WRONLY))  # lets the thread go
-    hub.wait_until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
+    hub.wait_until(lambda: len(descriptors()) <= before)
 
 
 def test_in_a_thread_without_a_hub(hub, connect, tmp_path):

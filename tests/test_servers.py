@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import pytest
-from fix_hub import wait_until
-from fix_servers import LOOPS, ROOT
+from fix_application_server import LOOPS
+from support.processes import ROOT, child_environment
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.once
 
@@ -224,7 +225,7 @@ def script_of(folder, environment, script):
     return subprocess.run(
         [sys.executable, "-c", script],
         cwd=folder,
-        env={**os.environ, **environment},
+        env=child_environment(**environment),
         check=True,
         stdout=subprocess.PIPE,
         text=True,

@@ -6,7 +6,7 @@ import time
 
 import psycopg2
 import pytest
-from fix_hub import NAME
+from hubs import NAME
 from psycopg2.extensions import POLL_READ, POLL_WRITE, set_wait_callback
 
 pytestmark = pytest.mark.hub

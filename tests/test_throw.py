@@ -9,8 +9,10 @@ import weakref
 
 import psycopg2
 import pytest
-from fix_hub import NAME
 from greenlet import GreenletExit
+from hubs import ON_ASYNCIO_LOOP
+from support.leaks import descriptors
+from support.server_state import in_query
 
 pytestmark = pytest.mark.hub
 
@@ -26,18 +28,6 @@ class CustomBase(BaseException):
 THROWN = [GreenletExit, KeyboardInterrupt, SystemExit, GeneratorExit, TimeoutError, Custom, CustomBase]
 
 
-def descriptors():
-    directory = "/proc/self/fd"
-    # Not that of the directory itself, which is gone by then. And how many, not
-    # which: libev makes its epoll instance anew when that tells of a socket
-    # that was replaced, as that of a query that was killed is.
-    return sum(os.path.lexists(f"{directory}/{fd}") for fd in os.listdir(directory))
-
-
-def in_query(connection):
-    return connection.get_transaction_status() == psycopg2.extensions.TRANSACTION_STATUS_ACTIVE
-
-
 @pytest.fixture
 def warm(connect, hub):
     """What a hub keeps for good, it has made."""
@@ -49,7 +39,7 @@ def warm(connect, hub):
 @pytest.mark.parametrize("kind", THROWN, ids=lambda kind: kind.__name__)
 def test_kill_in_mid_query(kind, warm, connect, hub):
     gc.collect()
-    watched, open_before = hub.watched(), descriptors()
+    watched, open_before = hub.watched(), len(descriptors())
     connection = connect()
     thrown = kind("thrown")
     task = hub.spawn(connection.cursor().execute, "SELECT pg_sleep(0.3)")
@@ -62,8 +52,10 @@ def test_kill_in_mid_query(kind, warm, connect, hub):
     assert connection.closed == 2
     with pytest.raises(psycopg2.InterfaceError):
         connection.cursor()
-    # The server is told meanwhile to end the query.
-    hub.wait_until(lambda: hub.watched() == watched and descriptors() == open_before)
+    # The server is told meanwhile to end the query. How many descriptors, not
+    # which: libev makes its epoll instance anew when that tells of a socket
+    # that was replaced, as that of a query that was killed is.
+    hub.wait_until(lambda: hub.watched() == watched and len(descriptors()) == open_before)
 
 
 @pytest.mark.core
@@ -167,7 +159,7 @@ def test_a_greenlet_that_nobody_else_knows_is_not_collected(connect, hub):
 def test_kill_while_connecting(warm, connect, fake_server, hub):
     gc.collect()
     silent = fake_server(lambda client, number: silent.over.wait())
-    watched, open_before = hub.watched(), descriptors()
+    watched, open_before = hub.watched(), len(descriptors())
     thrown = Custom("thrown")
     task = hub.spawn(lambda: connect(f"host=127.0.0.1 port={silent.port} user=x dbname=x"))
     hub.wait_until(lambda: silent.accepted)
@@ -179,7 +171,7 @@ def test_kill_while_connecting(warm, connect, fake_server, hub):
     # The traceback knows the connection, which nobody has to close.
     del caught, thrown, task
     gc.collect()
-    assert descriptors() == open_before + 1  # the server's end, in this process too
+    assert len(descriptors()) == open_before + 1  # the server's end, in this process too
     hub.wait_until(lambda: hub.watched() == watched)
 
 
@@ -226,9 +218,7 @@ def test_another_greenlet_of_the_same_moment_dies(warm, connect, hub):
             assert task.wait() == number
 
 
-@pytest.mark.skipif(
-    NAME == "asyncio" or os.environ.get("EVENTLET_HUB") == "asyncio", reason="an interrupt ends asyncio's loop"
-)
+@pytest.mark.skipif(ON_ASYNCIO_LOOP, reason="an interrupt ends asyncio's loop")
 def test_interrupt_of_the_main_greenlet(connect, hub):
     connection = connect()
     interrupt = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))

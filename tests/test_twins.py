@@ -9,11 +9,11 @@ import gc
 import os
 
 import pytest
-from fix_fake import FakeConnection
-from fix_hub import NAME
+from hubs import NAME
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE
+from support.fake_connections import FakeConnection
 
 from psycogreen import _pywaitloop
 

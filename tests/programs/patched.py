@@ -1,11 +1,11 @@
-"""What programs of tests begin with: a monkey-patched hub, made green. See fix_frameworks.py."""
+"""What programs begin with that run on a monkey-patched hub: psycopg2 made green, and the hub's names.
 
+The environment variable DSN names the server. A ticker can run beside.
+"""
+
+import functools
 import os
-import sys
-import time
 from typing import Any
-
-from clock import clock
 
 if os.environ.get("PSYCOGREEN_TEST_HUB", "gevent") == "gevent":
     import gevent.monkey
@@ -41,6 +41,9 @@ else:
         greenlet.kill(type(exc), exc, None)
 
 
+from support.tickers import Ticker  # noqa: E402
+from support.waiting import wait_until  # noqa: E402
+
 make_psycopg_green()
 
 
@@ -48,33 +51,25 @@ class Killed(BaseException):
     """What greenlets are killed with: like GreenletExit and the hubs' Timeouts it is no Exception."""
 
 
-def caught(fn: Any, *args: Any) -> Any:
-    """Return what *fn* returns, or the exception it raises."""
-    try:
-        return fn(*args)
-    except BaseException as exc:  # noqa: BLE001
-        return exc
-
-
 def until(condition: Any) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        if time.monotonic() > deadline:
-            sys.exit(f"{condition} does not hold")
-        sleep(0.005)
+    """Let others run until *condition* holds."""
+    wait_until(condition, timeout=10, pause=lambda: sleep(0.005))
 
 
-class Ticker:
-    """Measures the hub's longest pause."""
+def executing(text: str) -> int:
+    """Count the server's sessions that execute a query that contains *text*."""
+    return observer().executing(text)
 
-    def __init__(self) -> None:
-        self.longest = 0.0
-        spawn(self.run)
 
-    def run(self) -> None:
-        last = clock()
-        while True:
-            sleep(0.005)
-            now = clock()
-            self.longest = max(self.longest, now - last)
-            last = now
+@functools.cache
+def observer() -> Any:
+    from support.server_state import Observer  # imports psycopg2
+
+    return Observer(os.environ["DSN"])
+
+
+def start_ticker() -> Ticker:
+    """Measure the hub's pauses from now on."""
+    ticker = Ticker()
+    spawn(ticker.run, sleep, 0.005)
+    return ticker

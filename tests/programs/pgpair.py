@@ -3,7 +3,7 @@
 They listen on one free port of three loopback addresses, without TLS. All
 users are trusted, but *alice* needs her password on the primary.
 
-``python tests/pgpair.py`` prints the port and the directory of the primary's
+``pgpair.py`` prints the port and the directory of the primary's
 unix socket. Everything ends with standard input, as in pgserver.py.
 """
 
@@ -14,22 +14,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from helpers import free_port
-from pgserver import system_server
-
-# One network, and not that of 127.0.0.1: what a name has there, getaddrinfo()
-# keeps in the order of /etc/hosts.
-PRIMARY, STANDBY, BOUNCER = "127.0.2.1", "127.0.2.2", "127.0.2.3"
+from support.network import free_port
+from support.postgres import BOUNCER, PRIMARY, STANDBY, bouncer_program, system_server
+from support.waiting import wait_until
 
 _HBA = "local all all trust\nhost all all all trust\nhost replication all all trust\n"
-
-
-def bouncer_program() -> str | None:
-    """Return the path of PgBouncer, if there is one."""
-    return shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
 
 
 def serve(directory: Path, started: contextlib.ExitStack) -> None:
@@ -88,9 +79,7 @@ def serve(directory: Path, started: contextlib.ExitStack) -> None:
     started.callback(pooler.wait)
     started.callback(pooler.kill)
     isready = [programs / "pg_isready", "-q", "-h", BOUNCER, "-p", str(port)]
-    deadline = time.monotonic() + 20
-    while subprocess.run(isready).returncode:
-        assert time.monotonic() < deadline, "PgBouncer does not answer"
+    wait_until(lambda: subprocess.run(isready).returncode == 0, timeout=20)
     print(port, directory / "socket-primary", flush=True)
     sys.stdin.read()
 

@@ -1,18 +1,14 @@
-"""Servers that people run psycogreen in: start one, ask it by many at once, stop it.
+"""Application servers with psycogreen in them: start one, ask it by many at once, stop it.
 
 For the tests of the examples: they are processes of their own, and the
 process of the tests asks them from native threads.
 """
 
 import os
-import shutil
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +17,11 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
-from fix_hub import PATIENCE, wait_until
-from helpers import free_port
-
-ROOT = Path(__file__).parent.parent
+from support.network import answers, free_port
+from support.processes import ROOT, child_environment, leash
+from support.server_state import Observer
+from support.waiting import PATIENCE, wait_until
 
 #: The environment that chooses the loop of the server's process, by `psycogreen.implementation`.
 LOOPS = {"cython": {"PSYCOGREEN_NO_EXTENSIONS": ""}, "python": {"PSYCOGREEN_NO_EXTENSIONS": "1"}}
@@ -42,18 +37,10 @@ class Server:
         self.name = f"psycogreen-{uuid.uuid4().hex[:12]}"
         self._dsn = dsn
         self._log = tempfile.TemporaryFile()
-        path = [environment.get("PYTHONPATH", ""), str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         self.process = subprocess.Popen(
             [*leash(), *(argument.replace("{port}", str(self.port)) for argument in command)],
             cwd=cwd,
-            env={
-                **os.environ,
-                "DATABASE_URL": dsn,
-                "PGAPPNAME": self.name,
-                "PYTHONUNBUFFERED": "1",
-                **environment,
-                "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in path if entry),
-            },
+            env=child_environment(DATABASE_URL=dsn, PGAPPNAME=self.name, PYTHONUNBUFFERED="1", **environment),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -72,17 +59,19 @@ class Server:
             AssertionError: It did not hold within *timeout* seconds, or the
                 server ended before.
         """
-        deadline = time.monotonic() + timeout
-        while not (held := condition()):
-            assert self.process.poll() is None, f"the server ended with status {self.process.poll()}:\n{self.log()}"
-            assert time.monotonic() < deadline, f"{condition} did not hold within {timeout} s:\n{self.log()}"
-            time.sleep(0.01)
-        return held
+
+        def held() -> Any:
+            assert self.process.poll() is None, f"the server ended with status {self.process.poll()}"
+            return condition()
+
+        try:
+            return wait_until(held, timeout)
+        except AssertionError as exc:
+            raise AssertionError(f"{exc}:\n{self.log()}") from exc
 
     def answers(self) -> bool:
         """Tell whether something listens at the port."""
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        return answers(self.port)
 
     def ask(self, path: str = "/") -> str:
         """Send a request on a connection of its own; return the page.
@@ -116,14 +105,8 @@ class Server:
         return self._count("wait_event = 'PgSleep'")
 
     def _count(self, condition: str, *values: str) -> int:
-        with closing(psycopg2.connect(self._dsn)) as conn, conn.cursor() as cur:
-            cur.execute(
-                f"SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND {condition}",
-                (self.name, *values),
-            )
-            (count,) = cur.fetchone()
-        assert isinstance(count, int)
-        return count
+        with closing(Observer(self._dsn)) as observer:
+            return observer.count(f"application_name = %s AND {condition}", self.name, *values)
 
     def send_signal(self, number: int) -> None:
         """Send a signal to the server's first process."""
@@ -184,11 +167,6 @@ class Load:
                 self.pages.append(self._server.ask(self._path))
             except Exception as exc:
                 self.failures.append(exc)
-
-
-def leash() -> list[str]:
-    """Return what, before a command, ends its process with this one, where there is such a thing."""
-    return ["setpriv", "--pdeathsig", "TERM"] if sys.platform == "linux" and shutil.which("setpriv") else []
 
 
 @pytest.fixture

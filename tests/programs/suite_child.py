@@ -13,7 +13,7 @@ import sys
 hub, loop, outcomes, *sys.argv = sys.argv[1:]
 if hub != "blocking":
     os.environ["PSYCOGREEN_TEST_HUB"] = hub
-    import green_program  # noqa: F401
+    import patched  # noqa: F401
 
     import psycogreen
 
