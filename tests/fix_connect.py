@@ -52,3 +52,21 @@ def blocking_dsn_connect(dsn: str) -> Callable[..., AbstractContextManager[Any]]
             yield connection
 
     return connect
+
+
+@pytest.fixture
+def both_ways(hub: Hub, connect: Callable[..., Any], blocking_dsn_connect: Callable[..., Any]) -> Callable[..., Any]:
+    """Call *run* with a blocking and with a green connection; the results must be equal. Return the result.
+
+    Keywords go to psycopg2.connect().
+    """
+
+    def both_ways(run: Callable[[Any], Any], **kwargs: Any) -> Any:
+        with blocking_dsn_connect(**kwargs) as connection:
+            expected = run(connection)
+        with closing(connect(**kwargs)) as connection:
+            got = hub.run(run, connection)
+        assert got == expected
+        return got
+
+    return both_ways

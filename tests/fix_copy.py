@@ -65,7 +65,7 @@ def afterwards(connection: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def compare(hub, connect, blocking_dsn_connect):
+def compare(both_ways):
     """Do the same blocking and green; the outcomes must be equal.
 
     *copy* gets a cursor; *prepare* a connection before; both are called
@@ -79,12 +79,6 @@ def compare(hub, connect, blocking_dsn_connect):
                 prepare(connection)
             return copy_outcome(connection, copy, **(cursor or {}))
 
-        with blocking_dsn_connect(**kwargs) as connection:
-            expected = run(connection)
-        connection = connect(**kwargs)
-        got = hub.run(run, connection)
-        connection.close()
-        assert got == expected
-        return got
+        return both_ways(run, **kwargs)
 
     return compare

@@ -7,13 +7,12 @@ object a line; the test that reads them ends it when a call freezes it:
 """
 
 import json
-import socket
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import closing
 from typing import Any, NamedTuple
 
+from support.network import deaf
 from support.outcomes import caught
 from support.tickers import clock
 
@@ -312,7 +311,6 @@ class Connect(Situation):
 
     def begin(self) -> None:
         situation = self
-        listener = socket.create_server(("127.0.0.1", 0))
 
         class Leaking(self.psycopg2.extensions.connection):
             """A class that shows itself before it is connected."""
@@ -322,10 +320,8 @@ class Connect(Situation):
                 super().__init__(dsn)
 
         def connect() -> None:
-            with closing(listener):
-                self.psycopg2.connect(
-                    host="127.0.0.1", port=listener.getsockname()[1], user="x", connection_factory=Leaking
-                )
+            with deaf() as port:
+                self.psycopg2.connect(host="127.0.0.1", port=port, user="x", connection_factory=Leaking)
 
         self.conn = None
         self.task = self.hub.spawn(connect)

@@ -16,7 +16,7 @@ if NAME != "asyncio":
     pytest.skip("for the hub asyncio", allow_module_level=True)
 
 import greenlet
-from support.coroutines import query, warm
+from support.coroutines import cancel_at_random, query, warm
 
 from psycogreen.asyncio import spawn
 
@@ -170,35 +170,8 @@ async def test_closing_the_coroutine_in_another_greenlet_kills(connect):
     await until(lambda: connection.closed)
 
 
-async def test_a_connection_is_whole_or_closed_after_random_cancellations(connect, dsn):
-    """Whenever it comes, a connection is whole or closed afterwards."""
-
-    def fn(connection):
-        for number in range(50):
-            cursor = connection.cursor()
-            cursor.execute("SELECT %s", [number])
-            assert cursor.fetchone() == (number,)
-
-    connections = [await spawn(connect) for _ in range(8)]
-    for turn in range(22):
-        tasks = [asyncio.create_task(spawn(fn, connection)) for connection in connections]
-        for place, task in enumerate(tasks):
-            for _ in range((turn * 7 + place * 3) % 11):
-                await asyncio.sleep(0)
-            if place % 2:
-                task.cancel()
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        for place, outcome in enumerate(outcomes):
-            if place % 2 == 0:
-                assert outcome is None
-            else:
-                assert outcome is None or type(outcome) is asyncio.CancelledError
-                if connections[place].closed:
-                    connections[place] = await spawn(psycopg2.connect, dsn)
-                else:
-                    assert await spawn(query, connections[place]) == 1
-    for connection in connections:
-        connection.close()
+async def test_a_connection_is_whole_or_closed_after_random_cancellations(green, dsn):
+    await cancel_at_random(spawn, dsn, turns=22, queries=50)
 
 
 def test_an_interrupt_ends_the_query(dsn, executing, hub):

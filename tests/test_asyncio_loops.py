@@ -43,12 +43,7 @@ def test_loops_that_come_and_go_leave_nothing(hub, green, dsn):
     loops = weakref.WeakSet()
     hub.run_in_thread(several)
     before, threads = count_descriptors(), threading.active_count()
-    workers = [threading.Thread(target=several) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    hub.wait_until(lambda: not any(worker.is_alive() for worker in workers))
-    for worker in workers:
-        worker.join()
+    hub.run_in_threads(4, several)
     hub.run_in_thread(several)
     assert count_descriptors() == before
     assert threading.active_count() == threads

@@ -187,7 +187,7 @@ def test_the_outcome_is_that_of_blocking_libpq(assert_same: Same, pair: Pair, ho
         ({}, "service=several " + listed("dead-live.test")),
     ],
 )
-def test_parameters_from_the_environment_and_from_service_files(
+def test_parameters_of_environment_and_service_files_count_as_blocking(
     assert_same: Same,
     pair: Pair,
     tmp_path: Path,
@@ -205,7 +205,7 @@ def test_parameters_from_the_environment_and_from_service_files(
     assert_same(f"{BASE} {dsn}")
 
 
-def test_uris_and_keywords(assert_same: Same, pair: Pair) -> None:
+def test_uris_and_keywords_come_to_the_same(assert_same: Same, pair: Pair) -> None:
     uri = f"postgresql://postgres@{DEAF}:{pair.port},dead-live.test:{pair.port}/postgres"
     assert assert_same(uri + "?connect_timeout=1&gssencmode=disable").server == PRIMARY
     assert assert_same(uri, connect_timeout=1).server == PRIMARY
@@ -286,7 +286,7 @@ def sockets() -> set[str]:
 
 @pytest.mark.parametrize("hosts", PLACES_TO_WAIT)
 @pytest.mark.parametrize("way", ["kill", "timeout"])
-def test_who_is_interrupted_leaves_nothing_open(hub: Hub, pair: Pair, hosts: str, way: str) -> None:
+def test_an_interrupted_connect_leaves_nothing_open(hub: Hub, pair: Pair, hosts: str, way: str) -> None:
     before = sockets()
     watched = hub.watched()
 
@@ -358,7 +358,7 @@ def test_psycopg2s_own_queries_are_under_the_limit(hub: Hub, pair: Pair) -> None
         proxy.close()
 
 
-def test_in_a_thread_without_a_hub(hub: Hub, pair: Pair) -> None:
+def test_a_thread_without_a_hub_tries_all_hosts_under_the_limit(hub: Hub, pair: Pair) -> None:
     def connect(hosts: str) -> Attempt:
         got = attempt(lambda: psycopg2.connect(f"{BASE} port={pair.port} {hosts}"))
         assert hub.current() is None
@@ -373,7 +373,9 @@ def test_in_a_thread_without_a_hub(hub: Hub, pair: Pair) -> None:
     assert got.error and "localhost" in got.error[1] and "timeout expired" in got.error[1]
 
 
-def test_where_libpq_cannot_be_asked(assert_same: Same, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_counts_where_libpq_cannot_be_asked(
+    assert_same: Same, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unreachable() -> None:
         raise psycopg2.NotSupportedError("the libpq inside psycopg2 can't be reached")
 
@@ -395,7 +397,7 @@ def test_a_connection_goes_by_the_users_dsn(hub: Hub, pair: Pair, hosts: str) ->
     connection.close()
 
 
-def test_asynchronous_connections_are_none_of_it(hub: Hub, pair: Pair) -> None:
+def test_asynchronous_connections_are_left_to_psycopg2(hub: Hub, pair: Pair) -> None:
     connection = psycopg2.connect(f"{BASE} port={pair.port} host={PRIMARY}", async_=True)
     assert connection.async_
     connection.close()

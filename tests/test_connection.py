@@ -97,7 +97,7 @@ def test_own_methods_are_called(connect: Any) -> None:
     assert conn.calls == ["init", "connected", "cursor", "execute", "commit", "close"]
 
 
-def test_logging_connection(connect: Any) -> None:
+def test_a_logging_connection_logs(connect: Any) -> None:
     class Log(list[Any]):
         def write(self, text: str) -> None:
             self.append(text)
@@ -114,7 +114,7 @@ def test_logging_connection(connect: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda cls: lambda dsn: cls(dsn), lambda cls: functools.partial(cls)])
-def test_connection_factory_that_is_no_class(connect: Any, make: Any) -> None:
+def test_what_a_connection_factory_makes_becomes_green(connect: Any, make: Any) -> None:
     conn = connect(connection_factory=make(extras.DictConnection))
     assert isinstance(conn, extras.DictConnection)
     assert isinstance(conn, GreenConnection)
@@ -145,7 +145,7 @@ def test_cursor_factory_keeps_its_type(connect: Any, way: str, kind: str, factor
     assert conn.cursor_factory is None
 
 
-def test_cursor_factory_of_psycopg2_on_a_dict_connection(connect: Any, blocking_dsn_connect: Any) -> None:
+def test_psycopg2s_cursor_factory_wins_on_a_dict_connection(connect: Any, blocking_dsn_connect: Any) -> None:
     conn = connect(connection_factory=extras.DictConnection, cursor_factory=extensions.cursor)
     assert not isinstance(conn.cursor(), extras.DictCursor)
     with blocking_dsn_connect(connection_factory=extras.DictConnection, cursor_factory=extensions.cursor) as conn:
@@ -183,7 +183,7 @@ def test_errors_are_psycopg2s(connect: Any, blocking_dsn_connect: Any, wrong: An
         assert str(green.value) == str(blocking.value)
 
 
-def test_only_while_the_callback_is_ours(hub: Hub, green: None, dsn: str) -> None:
+def test_connections_are_green_only_while_the_callback_is_ours(hub: Hub, green: None, dsn: str) -> None:
     def made() -> type:
         conn = psycopg2.connect(dsn)
         conn.close()
@@ -232,7 +232,9 @@ def test_factories_are_not_kept(green: None, dsn: str) -> None:
 
 @pytest.mark.parametrize("autocommit", [False, True])
 @pytest.mark.parametrize("setting", ["md5", "scram-sha-256"])
-def test_encrypt_password(connect: Any, blocking_dsn_connect: Any, autocommit: bool, setting: str) -> None:
+def test_encrypt_password_does_as_blocking(
+    connect: Any, blocking_dsn_connect: Any, autocommit: bool, setting: str
+) -> None:
     def encrypted(conn: Any) -> tuple[Any, ...]:
         conn.autocommit = autocommit
         conn.cursor().execute(f"SET password_encryption = '{setting}'")
@@ -406,7 +408,7 @@ def test_own_poll_is_called(hub: Hub, connect: Any) -> None:
 @pytest.fixture
 def interruptible(hub: Hub) -> None:
     if hub.name == "asyncio":
-        pytest.skip("asyncio.run() cancels the task: see test_asyncio.py")
+        pytest.skip("asyncio.run() cancels the task: see test_asyncio_cancellation.py")
 
 
 def interrupted_query(dsn: str, query: str, *command: str, busy: bool) -> AbstractContextManager[Any]:

@@ -58,7 +58,7 @@ def run(dsn: str, situation: str, names: list[str]) -> dict[str, Any]:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("situation", SITUATIONS)
 @pytest.mark.parametrize("call", CALLS, ids=[call.name for call in CALLS])
-def test_call(reports: Any, situation: str, call: Call) -> None:
+def test_a_call_freezes_nothing(reports: Any, situation: str, call: Call) -> None:
     report = reports(situation).get(call.name)
     assert report is not None, "it froze"
     outcome, query = report["outcome"], report["query"]

@@ -69,7 +69,9 @@ def loaded(admin, table):
 
 @pytest.mark.parametrize("event", ["terminate", "cancel", "raise"])
 @pytest.mark.parametrize("direction", ["in", "out"])
-def test_as_blocking(event, direction, hub, connect, blocking_dsn_connect, admin, observer, table):
+def test_what_ends_a_copy_ends_it_as_blocking(
+    event, direction, hub, connect, blocking_dsn_connect, admin, observer, table
+):
     """The server ends the session or the COPY, or the file fails: what psycopg2 does, blocking and green."""
 
     def run(connection, moment):
@@ -117,7 +119,7 @@ def test_as_blocking(event, direction, hub, connect, blocking_dsn_connect, admin
 
 
 @pytest.mark.parametrize("direction", ["in", "out"])
-def test_killed(direction, hub, connect, admin, observer, table):
+def test_a_kill_ends_the_copy_in_the_server(direction, hub, connect, admin, observer, table):
     """A kill or a Timeout closes the connection, as in a query, and what was under way in the server ends."""
     rng = random.Random(direction)
     warm = connect()

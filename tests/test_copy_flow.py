@@ -113,7 +113,7 @@ def test_the_turn_does_not_begin_anew_with_each_chunk(hub, connect, table):
     assert ticker.ticks > 20
 
 
-def test_one_huge_read(hub, connect, table):
+def test_one_huge_read_stops_nobody(hub, connect, table):
     cursor = connect().cursor()
     with hub.ticker(0.005) as ticker:
         hub.run(cursor.copy_from, Limited(20_000_000, size=20_000_000), table)
@@ -121,7 +121,7 @@ def test_one_huge_read(hub, connect, table):
     assert ticker.longest_gap < GAP
 
 
-def test_a_green_file(hub, connect, table):
+def test_a_green_file_lets_others_run(hub, connect, table):
     cursor = connect().cursor()
     with hub.ticker(0.005) as ticker:
         hub.run(cursor.copy_from, Limited(40, size=2, each=lambda: hub.sleep(0.01)), table)
@@ -194,7 +194,7 @@ def test_a_slow_file_slows_the_server(hub, connect):
     assert sent[0] < 10000, "rows, where 3200 were taken"
 
 
-def test_many_notices(hub, connect, table):
+def test_many_notices_stop_nobody(hub, connect, table):
     """A server whose notices nobody reads while it is sent to would stop reading, and so both for ever."""
     connection = connect()
     connection.cursor().execute(
@@ -252,7 +252,7 @@ def test_the_file_may_not_use_the_connection(hub, connect, table):
         hub.run(connection.rollback)
 
 
-def test_closed_by_another_greenlet(hub, connect, table):
+def test_close_by_another_greenlet_ends_the_copy(hub, connect, table):
     for copy in (
         lambda c: c.copy_from(Rows(), table),
         lambda c: c.copy_from(Limited(1000, each=lambda: hub.sleep(0.001)), table),
@@ -299,7 +299,7 @@ def wrap():
 
 @pytest.mark.parametrize("instead", [reraise, wrap, bytes])
 @pytest.mark.parametrize("direction", ["in", "out"])
-def test_closed_while_the_file_waits(direction, instead, hub, connect, table, monkeypatch):
+def test_close_while_the_file_waits_ends_the_copy(direction, instead, hub, connect, table, monkeypatch):
     connection = connect()
     connection.autocommit = True
     # As on a busy machine, where the server answers before close() looks again.
@@ -317,7 +317,7 @@ def test_closed_while_the_file_waits(direction, instead, hub, connect, table, mo
         task.wait()
 
 
-def test_two_connections_at_once(hub, connect, table):
+def test_a_copy_can_feed_another(hub, connect, table):
     """From one COPY into another, without a byte on disk."""
 
     class Pipe:

@@ -1,7 +1,6 @@
 """Frameworks and pools on green connections, and the examples of them.
 
-Their connections under kills and closes: test_connection_django.py and
-test_connection_sqlalchemy.py. Their own test suites: framework_suites.py.
+Their own test suites: framework_suites.py.
 """
 
 import time
@@ -19,27 +18,26 @@ from support.waiting import wait_until
 EXAMPLES = ROOT / "examples"
 
 
-@pytest.mark.heavy
-def test_django_orm_works_side_by_side(dsn: str) -> None:
-    pytest.importorskip("django")
-    run_program("django_orm", DSN=dsn)
+# Programs, and the framework that each needs.
+PROGRAMS = {
+    "django_requests": "django",
+    "django_close_and_kill": "django",
+    "django_orm": "django",
+    "sqlalchemy_pool": "sqlalchemy",
+    "sqlalchemy_kills": "sqlalchemy",
+    "sqlalchemy_in_mid_query": "sqlalchemy",
+    "sqlalchemy_orm": "sqlalchemy",
+    "peewee_pools": "peewee",
+    "psycopg2_pools": "psycopg2",
+}
 
 
 @pytest.mark.heavy
-def test_sqlalchemy_orm_and_pools_work_side_by_side(dsn: str) -> None:
-    pytest.importorskip("sqlalchemy")
-    run_program("sqlalchemy_orm", DSN=dsn)
-
-
-@pytest.mark.heavy
-def test_peewee_works_side_by_side(dsn: str) -> None:
-    pytest.importorskip("peewee")
-    run_program("peewee_pools", DSN=dsn)
-
-
-@pytest.mark.heavy
-def test_psycopg2_pools_work_side_by_side(dsn: str) -> None:
-    run_program("psycopg2_pools", DSN=dsn)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_of_a_framework_succeeds(program: str, dsn: str) -> None:
+    """What it does and demands is in its docstring."""
+    pytest.importorskip(PROGRAMS[program])
+    run_program(program, DSN=dsn)
 
 
 @pytest.fixture

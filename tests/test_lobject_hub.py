@@ -69,7 +69,7 @@ def test_the_hub_runs_on(hub, connect):
     assert ticker.ticks > 20
 
 
-def test_side_by_side(hub, connect):
+def test_objects_are_used_side_by_side(hub, connect):
     def run(number):
         connection = connect()
         data = b"%d" % number * 100_000
@@ -86,7 +86,7 @@ def test_side_by_side(hub, connect):
 
 
 @pytest.mark.parametrize("method", ["read", "tell", "close", "unlink"])
-def test_another_greenlet_uses_the_object(hub, waiting, method):
+def test_another_greenlet_may_not_use_the_object(hub, waiting, method):
     _, lobject, other, task = waiting
     with pytest.raises(psycopg2.ProgrammingError, match="another greenlet"):
         hub.run(getattr(lobject, method))
@@ -96,7 +96,7 @@ def test_another_greenlet_uses_the_object(hub, waiting, method):
 
 
 @pytest.mark.parametrize("method", ["commit", "rollback", "lobject", "reset"])
-def test_another_greenlet_uses_the_connection(hub, waiting, method):
+def test_another_greenlet_may_not_use_the_connection(hub, waiting, method):
     connection, lobject, other, task = waiting
     with pytest.raises(psycopg2.ProgrammingError, match="another greenlet"):
         hub.run(getattr(connection, method))
@@ -109,7 +109,7 @@ def test_another_greenlet_uses_the_connection(hub, waiting, method):
     hub.run(connection.rollback)
 
 
-def test_while_another_greenlet_is_in_a_query(hub, contended):
+def test_an_object_may_not_be_used_beside_a_query(hub, contended):
     connection, lobject, _ = contended
     task = hub.spawn(ask, connection, "SELECT pg_sleep(0.5), 1")
     hub.wait_until(lambda: in_query(connection))
@@ -124,7 +124,7 @@ class Stop(Exception):
     pass
 
 
-def test_kill(hub, waiting, observer):
+def test_a_kill_ends_the_call_in_the_server(hub, waiting, observer):
     connection, lobject, _, task = waiting
     pid = connection.info.backend_pid
     task.kill(Stop)
@@ -137,7 +137,7 @@ def test_kill(hub, waiting, observer):
     hub.wait_until(lambda: observer.has_ended(pid), timeout=5)
 
 
-def test_timeout(hub, contended):
+def test_a_timeout_closes_the_connection(hub, contended):
     connection, lobject, _ = contended
 
     def run():
@@ -149,7 +149,7 @@ def test_timeout(hub, contended):
     assert connection.closed
 
 
-def test_close_from_another_greenlet(hub, waiting):
+def test_close_by_another_greenlet_ends_the_call(hub, waiting):
     connection, _, _, task = waiting
     hub.run(connection.close)
     with pytest.raises(psycopg2.InterfaceError, match="closed by another greenlet"):
@@ -157,23 +157,22 @@ def test_close_from_another_greenlet(hub, waiting):
     assert connection.closed
 
 
-def test_termination(hub, waiting, watcher):
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [("pg_terminate_backend", "terminating connection"), ("pg_cancel_backend", "canceling statement")],
+)
+def test_what_the_server_ends_raises_its_message(hub, waiting, watcher, function, message):
     connection, lobject, _, task = waiting
-    hub.run(ask, watcher, "SELECT pg_terminate_backend(%s)", connection.info.backend_pid)
-    with pytest.raises(psycopg2.OperationalError, match="terminating connection"):
+    hub.run(ask, watcher, f"SELECT {function}(%s)", connection.info.backend_pid)
+    with pytest.raises(psycopg2.OperationalError, match=message):
         task.wait()
-    assert connection.closed == 2
-    assert lobject.closed
-
-
-def test_server_cancels(hub, waiting, watcher):
-    connection, _, _, task = waiting
-    hub.run(ask, watcher, "SELECT pg_cancel_backend(%s)", connection.info.backend_pid)
-    with pytest.raises(psycopg2.OperationalError, match="canceling statement"):
-        task.wait()
-    assert not connection.closed
-    hub.run(connection.rollback)
-    assert hub.run(connection.lobject)
+    if function == "pg_terminate_backend":
+        assert connection.closed == 2
+        assert lobject.closed
+    else:
+        assert not connection.closed
+        hub.run(connection.rollback)
+        assert hub.run(connection.lobject)
 
 
 def test_nothing_is_left(hub, contended, watcher):
@@ -199,7 +198,7 @@ def test_nothing_is_left(hub, contended, watcher):
     assert after[1] == before[1]
 
 
-def test_memory(hub, connect):
+def test_reading_again_takes_no_more_memory(hub, connect):
     def run(times):
         for _ in range(times):
             lobject.seek(0)
@@ -212,7 +211,7 @@ def test_memory(hub, connect):
     assert hub.run(run, 100) - before < 50_000  # of 400,000 kB
 
 
-def test_dropped_without_close(hub, connect):
+def test_an_object_can_be_dropped_without_close(hub, connect):
     def run():
         connection = connect()
         for _ in range(10):
@@ -254,7 +253,7 @@ def test_a_slow_file_does_not_stop_the_hub(hub, connect, tmp_path):
         task.wait()
 
 
-def test_kill_beside_a_slow_file(hub, connect, tmp_path):
+def test_a_kill_beside_a_slow_file_leaves_nothing_open(hub, connect, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     connection = connect()
@@ -270,7 +269,7 @@ def test_kill_beside_a_slow_file(hub, connect, tmp_path):
     hub.wait_until(lambda: len(descriptors()) <= before)
 
 
-def test_in_a_thread_without_a_hub(hub, connect, tmp_path):
+def test_a_thread_without_a_hub_uses_objects(hub, connect, tmp_path):
     connection = connect()
     path = str(tmp_path / "file")
 

@@ -1,7 +1,6 @@
 """Hubs that come, go and end, and the threads that have one."""
 
 import os
-import threading
 
 import greenlet
 import pytest
@@ -45,23 +44,14 @@ def test_threads_with_hubs_of_their_own_leave_no_reactor(hub, connect):
             return True
 
         try:
-            results.append(run(query))
+            return run(query)
         finally:
             leave()
 
-    def generation():
-        threads = [threading.Thread(target=one_thread) for _ in range(5)]
-        for thread in threads:
-            thread.start()
-        hub.wait_until(lambda: not any(thread.is_alive() for thread in threads))
-        for thread in threads:
-            thread.join()
-
-    results = []
-    generation()
+    results = hub.run_in_threads(5, one_thread)
     before = objects("Reactor"), len(descriptors())
     for _ in range(3):
-        generation()
+        results += hub.run_in_threads(5, one_thread)
     assert results == [True] * 20
     assert objects("Reactor") <= before[0]
     if not EVENTLET_ON_ASYNCIO:  # eventlet does not close its loops

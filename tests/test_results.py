@@ -258,7 +258,7 @@ CORE = {one_row, zero_rows, hundred_thousand_rows, error_in_mid_query, transacti
     "scenario",
     [pytest.param(s, marks=pytest.mark.core if s in CORE else (), id=s.__name__) for s in SCENARIOS],
 )
-def test_as_the_blocking_driver(scenario, connect, blocking_dsn_connect, hub):
+def test_the_outcome_is_that_of_blocking_psycopg2(scenario, connect, blocking_dsn_connect, hub):
     with blocking_dsn_connect() as connection:
         expected = scenario(connection)
     connection = connect()
@@ -268,7 +268,7 @@ def test_as_the_blocking_driver(scenario, connect, blocking_dsn_connect, hub):
         assert one_row(connection)
 
 
-def test_killed_by_the_server(connect, hub):
+def test_a_session_killed_by_the_server_raises_as_blocking(connect, hub):
     # Here psycopg2's green mode differs from its blocking one, which raises
     # AdminShutdown: with any wait callback, so also with psycopg2's own.
     ours = get_wait_callback()
@@ -286,7 +286,7 @@ def test_others_run_during_a_large_transfer(scenario, connect, hub):
     assert ticker.ticks >= 5
 
 
-def test_notifications(connect, hub):
+def test_notifications_arrive(connect, hub):
     listener, sender = connect(), connect()
     for connection in listener, sender:
         connection.autocommit = True

@@ -112,7 +112,7 @@ class TestGunicorn:
         assert server.stop() == 0
 
     @compiled
-    def test_workers_that_end_by_themselves(self, gunicorn, loop):
+    def test_workers_that_end_by_themselves_lose_no_request(self, gunicorn, loop):
         server = gunicorn("--max-requests", str(2 * AT_ONCE))
         with server.load(AT_ONCE) as load:
             server.wait_for(lambda: len(workers(server, loop)) == 2)
@@ -120,7 +120,7 @@ class TestGunicorn:
         assert server.stop() == 0
 
     @compiled
-    def test_pool_made_before_the_fork(self, gunicorn, tmp_path):
+    def test_a_pool_made_before_the_fork_serves(self, gunicorn, tmp_path):
         # It connects with its lock held.
         (tmp_path / "pooled.py").write_text(POOLED)
         server = gunicorn("--preload", "--pythonpath", str(tmp_path), application="pooled:application")
@@ -128,7 +128,7 @@ class TestGunicorn:
         assert server.stop() == 0
 
     @compiled
-    def test_killed_worker(self, gunicorn, loop):
+    def test_a_killed_worker_loses_its_own_requests_only(self, gunicorn, loop):
         server = gunicorn()
         with server.load(AT_ONCE) as load:
             wait_until(lambda: server.at_once() == AT_ONCE)

@@ -37,7 +37,7 @@ def warm(connect, hub):
 
 
 @pytest.mark.parametrize("kind", THROWN, ids=lambda kind: kind.__name__)
-def test_kill_in_mid_query(kind, warm, connect, hub):
+def test_a_kill_in_mid_query_comes_out_unchanged(kind, warm, connect, hub):
     gc.collect()
     watched, open_before = hub.watched(), len(descriptors())
     connection = connect()
@@ -59,7 +59,7 @@ def test_kill_in_mid_query(kind, warm, connect, hub):
 
 
 @pytest.mark.core
-def test_the_default_kill(warm, connect, hub):
+def test_the_default_kill_comes_out_unchanged(warm, connect, hub):
     connection = connect()
     task = hub.spawn(connection.cursor().execute, "SELECT pg_sleep(0.3)")
     hub.wait_until(lambda: in_query(connection))
@@ -69,7 +69,7 @@ def test_the_default_kill(warm, connect, hub):
 
 
 @pytest.mark.core
-def test_the_hubs_timeout(warm, connect, hub):
+def test_the_hubs_timeout_comes_out_unchanged(warm, connect, hub):
     watched = hub.watched()
     connection = connect()
 
@@ -85,7 +85,7 @@ def test_the_hubs_timeout(warm, connect, hub):
     assert connection.closed
 
 
-def test_a_timeout_that_does_not_strike(warm, connect, hub):
+def test_a_timeout_that_does_not_strike_leaves_nothing(warm, connect, hub):
     watched = hub.watched()
     connection = connect()
 
@@ -156,7 +156,7 @@ def test_a_greenlet_that_nobody_else_knows_is_not_collected(connect, hub):
     hub.wait_until(lambda: done)
 
 
-def test_kill_while_connecting(warm, connect, fake_server, hub):
+def test_a_kill_while_connecting_leaves_nothing_open(warm, connect, fake_server, hub):
     gc.collect()
     silent = fake_server(lambda client, number: silent.over.wait())
     watched, open_before = hub.watched(), len(descriptors())
@@ -175,7 +175,7 @@ def test_kill_while_connecting(warm, connect, fake_server, hub):
     hub.wait_until(lambda: hub.watched() == watched)
 
 
-def test_thrown_after_the_answer_came(warm, connect, hub):
+def test_a_kill_after_the_answer_leaves_a_whole_or_closed_connection(warm, connect, hub):
     # Both are due in the same turn of the hub; either may win, but a query
     # that lost must not leave the connection between two results.
     for _ in range(20):
@@ -195,7 +195,7 @@ def test_thrown_after_the_answer_came(warm, connect, hub):
         connection.close()
 
 
-def test_another_greenlet_of_the_same_moment_dies(warm, connect, hub):
+def test_a_greenlet_that_dies_takes_no_other_with_it(warm, connect, hub):
     # All answers come at once; some of the greenlets end with an exception.
     connections = [connect() for _ in range(20)]
     gate = connect()
@@ -219,7 +219,7 @@ def test_another_greenlet_of_the_same_moment_dies(warm, connect, hub):
 
 
 @pytest.mark.skipif(ON_ASYNCIO_LOOP, reason="an interrupt ends asyncio's loop")
-def test_interrupt_of_the_main_greenlet(connect, hub):
+def test_an_interrupt_ends_the_query_of_the_main_greenlet(connect, hub):
     connection = connect()
     interrupt = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
@@ -231,7 +231,7 @@ def test_interrupt_of_the_main_greenlet(connect, hub):
     assert cursor.fetchone() == (1,)
 
 
-def test_stray_switch(warm, connect, fake_connection, hub):
+def test_a_stray_switch_is_taken_as_the_hub_takes_it(warm, connect, fake_connection, hub):
     """Somebody switches into a waiting greenlet that has nothing to do with it."""
     watched = hub.watched()
     connection = connect()
@@ -255,7 +255,7 @@ def test_stray_switch(warm, connect, fake_connection, hub):
     hub.wait_until(lambda: hub.watched() == watched)
 
 
-def test_a_socket_that_is_ready_for_reading_and_for_writing(hub, fake_connection):
+def test_a_socket_ready_for_both_wakes_once(hub, fake_connection):
     connection = fake_connection()
     connection.answer()
 

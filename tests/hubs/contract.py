@@ -111,12 +111,18 @@ class Hub:
 
     def run_in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
         """Run *fn* in a native thread that has no hub, while this hub runs on."""
-        outcome = Outcome(fn, *args)
-        thread = threading.Thread(target=outcome.run, daemon=True)
-        thread.start()
-        self.wait_until(lambda: not thread.is_alive())
-        thread.join()
-        return outcome.get()
+        return self.run_in_threads(1, fn, *args)[0]
+
+    def run_in_threads(self, count: int, fn: Callable[..., Any], *args: Any) -> list[Any]:
+        """Do that in *count* threads at once; return the results."""
+        outcomes = [Outcome(fn, *args) for _ in range(count)]
+        threads = [threading.Thread(target=outcome.run, daemon=True) for outcome in outcomes]
+        for thread in threads:
+            thread.start()
+        self.wait_until(lambda: not any(thread.is_alive() for thread in threads))
+        for thread in threads:
+            thread.join()
+        return [outcome.get() for outcome in outcomes]
 
     @contextmanager
     def ticker(self, interval: float = 0.01) -> Iterator[Ticker]:

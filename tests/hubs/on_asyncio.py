@@ -140,14 +140,14 @@ class Asyncio(Hub):
     def program(self, fn: Callable[..., Any], *args: Any) -> Any:
         return self.run(fn, *args, timeout=None)
 
-    def run_in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+    def run_in_threads(self, count: int, fn: Callable[..., Any], *args: Any) -> list[Any]:
         def run() -> Any:
             try:
                 return fn(*args)
             finally:
                 self.end()
 
-        return super().run_in_thread(run)
+        return super().run_in_threads(count, run)
 
 
 make = Asyncio

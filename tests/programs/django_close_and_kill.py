@@ -1,7 +1,7 @@
 """What another greenlet closes, and what is killed, ends in the server; Django connects anew."""
 
 import with_django  # noqa: F401
-from patched import Killed, executing, kill, spawn, start_ticker, until, wait
+from patched import Killed, executing, kill, kill_ten, spawn, start_ticker, until, wait
 
 # isort: split
 import django.db
@@ -45,11 +45,5 @@ kill(greenlet, Killed())
 assert isinstance(wait(greenlet), (Killed, django.db.Error))
 until(lambda: executing("/* old */") == 0)
 
-greenlets = [spawn(caught, sleeper, "kill") for _ in range(10)]
-until(lambda: executing("/* kill */") == 10)
-for greenlet in greenlets:
-    kill(greenlet, Killed())
-for greenlet in greenlets:
-    assert isinstance(wait(greenlet), Killed), wait(greenlet)
-until(lambda: executing("/* kill */") == 0)
+kill_ten(lambda: sleeper("kill"), "/* kill */")
 assert ticker.longest_gap < 0.05, ticker.longest_gap

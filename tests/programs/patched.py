@@ -41,6 +41,7 @@ else:
         greenlet.kill(type(exc), exc, None)
 
 
+from support.outcomes import caught  # noqa: E402
 from support.tickers import Ticker  # noqa: E402
 from support.waiting import wait_until  # noqa: E402
 
@@ -59,6 +60,17 @@ def until(condition: Any) -> None:
 def executing(text: str) -> int:
     """Count the server's sessions that execute a query that contains *text*."""
     return observer().executing(text)
+
+
+def kill_ten(query: Any, text: str) -> None:
+    """Kill ten greenlets in their *query*, which contains *text*: all are killed, and the queries end in the server."""
+    greenlets = [spawn(caught, query) for _ in range(10)]
+    until(lambda: executing(text) == 10)
+    for greenlet in greenlets:
+        kill(greenlet, Killed())
+    for greenlet in greenlets:
+        assert isinstance(wait(greenlet), Killed), wait(greenlet)
+    until(lambda: executing(text) == 0)
 
 
 @functools.cache

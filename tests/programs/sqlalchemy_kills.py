@@ -1,11 +1,10 @@
 """Greenlets are killed in their queries: the pool throws the connections away."""
 
-from patched import Killed, executing, kill, spawn, start_ticker, until, wait
+from patched import kill_ten, spawn, start_ticker, wait
 from with_sqlalchemy import engine, query
 
 # isort: split
 from sqlalchemy import text
-from support.outcomes import caught
 
 ticker = start_ticker()
 
@@ -15,13 +14,7 @@ def sleeper():
         conn.execute(text("SELECT pg_sleep(60) /* kill */"))
 
 
-greenlets = [spawn(caught, sleeper) for _ in range(10)]
-until(lambda: executing("/* kill */") == 10)
-for greenlet in greenlets:
-    kill(greenlet, Killed())
-for greenlet in greenlets:
-    assert isinstance(wait(greenlet), Killed), wait(greenlet)
-until(lambda: executing("/* kill */") == 0)
+kill_ten(sleeper, "/* kill */")
 assert engine.pool.checkedout() == 0
 assert sorted(wait(g) for g in [spawn(query, n) for n in range(20)]) == list(range(20))
 assert ticker.longest_gap < 0.05, ticker.longest_gap

@@ -4,6 +4,7 @@ The environment variable DSN names the server.
 """
 
 import os
+from contextlib import contextmanager
 
 import psycopg2
 from support.tickers import sleep_takes
@@ -102,6 +103,21 @@ def known_connection():
     connection = connect()
     wait(spawn(query, connection))
     return connection
+
+
+@contextmanager
+def held_by_a_child():
+    """Fork a child that keeps its copies of all descriptors until the block ends."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    os.close(reading)
+    yield
+    os.close(writing)
+    os.waitpid(child, 0)
 
 
 def sleep_in_a_child(connection):
