@@ -6,14 +6,18 @@ that psycogreen chooses (PSYCOGREEN_NO_EXTENSIONS=1 makes it the pure one).
 greenlet: what is to run beside others, tests spawn into the hub.
 """
 
+import pytest
+
+# As in the tests themselves, an assert there says what it compared.
+pytest.register_assert_rewrite("hubs", "support")
+
 pytest_plugins = (
-    "fix_server",
+    "fix_postgres",
     "fix_hub",
     "fix_connect",
     "fix_copy",
     "fix_fake",
     "fix_faults",
-    "fix_frameworks",
-    "fix_script",
-    "fix_servers",
+    "fix_application_server",
+    "fix_reactor",
 )

@@ -1,11 +1,12 @@
 """Connections, green and blocking."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import Any
 
 import pytest
-from fix_hub import Hub
+from hubs.contract import Hub
+from support.server_state import blocking
 
 
 @pytest.fixture
@@ -27,17 +28,13 @@ def connect(green: None, dsn: str) -> Iterator[Callable[..., Any]]:
     """
     import psycopg2
 
-    connections = []
     server = dsn
+    with ExitStack() as opened:
 
-    def connect(dsn: str = server, **kwargs: Any) -> Any:
-        connection = psycopg2.connect(dsn, **kwargs)
-        connections.append(connection)
-        return connection
+        def connect(dsn: str = server, **kwargs: Any) -> Any:
+            return opened.enter_context(closing(psycopg2.connect(dsn, **kwargs)))
 
-    yield connect
-    for connection in connections:
-        connection.close()
+        yield connect
 
 
 @pytest.fixture
@@ -48,19 +45,28 @@ def blocking_dsn_connect(dsn: str) -> Callable[..., AbstractContextManager[Any]]
     block ends. Then the callback is what it was.
     """
     import psycopg2
-    from psycopg2.extensions import get_wait_callback, set_wait_callback
 
     @contextmanager
     def connect(dsn: str = dsn, **kwargs: Any) -> Iterator[Any]:
-        callback = get_wait_callback()
-        set_wait_callback(None)
-        try:
-            connection = psycopg2.connect(dsn, **kwargs)
-            try:
-                yield connection
-            finally:
-                connection.close()
-        finally:
-            set_wait_callback(callback)
+        with blocking(), closing(psycopg2.connect(dsn, **kwargs)) as connection:
+            yield connection
 
     return connect
+
+
+@pytest.fixture
+def both_ways(hub: Hub, connect: Callable[..., Any], blocking_dsn_connect: Callable[..., Any]) -> Callable[..., Any]:
+    """Call *run* with a blocking and with a green connection; the results must be equal. Return the result.
+
+    Keywords go to psycopg2.connect().
+    """
+
+    def both_ways(run: Callable[[Any], Any], **kwargs: Any) -> Any:
+        with blocking_dsn_connect(**kwargs) as connection:
+            expected = run(connection)
+        with closing(connect(**kwargs)) as connection:
+            got = hub.run(run, connection)
+        assert got == expected
+        return got
+
+    return both_ways

@@ -25,8 +25,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from xml.etree import ElementTree
 
-from fix_server import server
-from pgserver import system_server
+from support.postgres import server, system_server
 
 TESTS = Path(__file__).parent
 # In gevent's debug mode these loops warn of a watcher that was not closed, and

@@ -69,7 +69,7 @@ def test_wheel_holds_the_package_and_nothing_else(dist):
     assert {name for name in names if ".dist-info/" not in name} == expected
 
 
-def test_metadata(dist):
+def test_metadata_is_complete(dist):
     sdist, wheel = dist
     archive = zipfile.ZipFile(wheel)
     (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
@@ -92,7 +92,7 @@ def test_metadata(dist):
         pytest.param({"PSYCOGREEN_NO_EXTENSIONS": "1"}, [], id="not wanted"),
     ],
 )
-def test_install_without_the_extension(conditions, hubs, dist, dsn, tmp_path):
+def test_the_package_installs_without_the_extension(conditions, hubs, dist, dsn, tmp_path):
     """``pip install`` succeeds, says so, and what it installed works."""
     sdist, _ = dist
     python = make_venv(tmp_path / "venv")
