@@ -30,6 +30,7 @@ from pgpair import BOUNCER, PRIMARY, STANDBY
 from psycopg2 import extensions
 
 pytestmark = [
+    pytest.mark.one_loop,
     pytest.mark.usefixtures("green", "names"),
     pytest.mark.filterwarnings("ignore:please use dns.resolver:DeprecationWarning"),  # what eventlet does
 ]
