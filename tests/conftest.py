@@ -6,6 +6,8 @@ that psycogreen chooses (PSYCOGREEN_NO_EXTENSIONS=1 makes it the pure one).
 greenlet: what is to run beside others, tests spawn into the hub.
 """
 
+import signal
+
 pytest_plugins = (
     "fix_server",
     "fix_hub",
@@ -17,3 +19,8 @@ pytest_plugins = (
     "fix_script",
     "fix_servers",
 )
+
+# A shell ignores SIGINT in its background jobs, and their child processes inherit
+# that. Some tests send it, to this process or to a program that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
