@@ -67,6 +67,8 @@ def test_wheel_holds_the_package_and_nothing_else(dist):
     expected.add("psycogreen/py.typed")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name for name in names if ".dist-info/" not in name} == expected
+    version = f"cp{sys.version_info[0]}{sys.version_info[1]}"
+    assert wheel.name.startswith(f"psycogreen-{psycogreen.__version__}-{version}-{version}-")
 
 
 def test_metadata(dist):
@@ -100,6 +102,7 @@ def test_install_without_the_extension(conditions, hubs, dist, dsn, tmp_path):
     log = run(*pip, "install", "-v", "--no-deps", "--no-cache-dir", sdist, env=environment(**conditions))
     assert "psycogreen: compiled wait loop not built (" in log
     assert "installing the pure Python one" in log
+    assert f"filename=psycogreen-{psycogreen.__version__}-py3-none-any.whl" in log
 
     # From another directory, where no psycogreen but the installed one is found.
     program = "import psycogreen; print(psycogreen.implementation, psycogreen.__file__)"
