@@ -34,6 +34,8 @@ bench-check: .venvs/bench/installed
 
 lint: $(VENV)/dev-installed
 	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/lint-imports
 	PATH="$(abspath $(bin)):$$PATH" cython-lint psycogreen
 	$(bin)/mypy
 
