@@ -9,7 +9,7 @@ pip = $(bin)/python -m pip -qq --disable-pip-version-check
 bench_pip = $(bench_bin)/python -m pip -qq --disable-pip-version-check
 sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx psycogreen/*.c)
 
-.PHONY: demo test test-core test-all bench bench-check lint dist clean
+.PHONY: demo test test-core test-all test-libpq bench bench-check lint dist clean
 
 demo: $(VENV)/demo-installed
 	@$(bin)/python tests/demo.py
@@ -24,6 +24,11 @@ test-core: $(VENV)/dev-installed
 # The whole suite on gevent's other loops and eventlet's other hubs too.
 test-all: $(VENV)/dev-installed
 	$(bin)/python tests/run_matrix.py --all
+
+# What the version of libpq decides, with the system's (libpq-dev): psycopg2-binary brings a newer one.
+test-libpq: .venvs/libpq/installed
+	PYTHONPATH=$(abspath $(<D)) $(bin)/python -c 'import psycopg2; print("libpq", psycopg2.__libpq_version__)'
+	PYTHONPATH=$(abspath $(<D)) $(bin)/python tests/run_matrix.py --only "compiled on gevent" -m "core or libpq"
 
 bench: .venvs/bench/installed
 	@$(bench_bin)/python benchmarks/speed.py
@@ -62,6 +67,10 @@ $(VENV)/dev-installed: $(VENV)/pip-installed $(sources)
 # The last gunicorn that has an eventlet worker, beside the newest in $(VENV).
 .venvs/gunicorn-25/installed: $(VENV)/pip-installed
 	$(pip) install --upgrade --no-deps --target $(@D) 'gunicorn<26'
+	@touch $@
+
+.venvs/libpq/installed: | $(VENV)/dev-installed
+	$(pip) install --upgrade --no-deps --no-binary psycopg2 --target $(@D) psycopg2
 	@touch $@
 
 # With its plugin greenlet. Compiled, which takes half a minute: a wheel that pip has kept may be one without.

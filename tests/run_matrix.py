@@ -10,6 +10,7 @@ one loop on asyncio.
 ``--all`` runs the whole suite on the other loops and hubs too, but for the
 tests marked "heavy".
 ``--pure`` leaves the compiled loop out.
+``--only TITLE`` leaves one run of these.
 Further arguments go to pytest.
 
 A test that failed runs again, alone; if it passes then, it counts as passed and
@@ -126,8 +127,9 @@ def read(report: Path, status: int) -> Result:
     skipped = set()
     try:
         for case in ElementTree.parse(report).iter("testcase"):
+            classes = [part for part in case.get("classname", "").split(".") if part.startswith("Test")]
             # Twice in the report, if it failed and its fixtures failed after it.
-            name = f"{case.get('file')}::{case.get('name')}"
+            name = "::".join([case.get("file", ""), *classes, case.get("name", "")])
             result.seconds[name] = result.seconds.get(name, 0) + float(case.get("time", 0))
             outcomes = {child.tag for child in case}
             if outcomes & {"failure", "error"}:
@@ -175,6 +177,7 @@ def main() -> int:
     parser.add_argument("--core", action="store_true", help="only the short core of the suite")
     parser.add_argument("--all", action="store_true", help="nearly the whole suite on the other loops and hubs too")
     parser.add_argument("--pure", action="store_true", help="only the pure loop")
+    parser.add_argument("--only", metavar="TITLE", help="only the run of that title, 'pure on eventlet' for one")
     parser.add_argument("--jobs", type=int, default=3, help="runs side by side: they wait more than they compute")
     options, arguments = parser.parse_known_args()
     if not options.pure and not compiled_loop_is_there():
@@ -182,6 +185,11 @@ def main() -> int:
         return 1
 
     runs = combinations(options.core, options.pure, options.all)
+    if options.only:
+        titles = [title for title, *_ in runs]
+        runs = [run for run in runs if run[0] == options.only]
+        if not runs:
+            parser.error(f"no run of the title {options.only!r} is among {titles}")
     flaky = []
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.jobs) as pool:
         caches = [Path(scratch) / str(n) for n in range(len(runs))]
@@ -210,7 +218,9 @@ def main() -> int:
     total = Result(
         passed=sum(result.passed for result in results),
         skipped=sum(result.skipped for result in results),
-        failed={f"{title}: {name}" for (title, *_), result in zip(runs, results, strict=True) for name in result.failed},
+        failed={
+            f"{title}: {name}" for (title, *_), result in zip(runs, results, strict=True) for name in result.failed
+        },
     )
     print(total)
     return 1 if total.failed else 0
