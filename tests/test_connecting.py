@@ -11,6 +11,8 @@ from hubs import NAME
 from psycopg2.extensions import POLL_READ, POLL_WRITE, make_dsn, set_wait_callback
 from support.network import relay
 
+pytestmark = pytest.mark.libpq
+
 
 def failure(function, *args):
     with pytest.raises(psycopg2.Error) as caught:

@@ -111,7 +111,7 @@ def test_kills_in_mid_query_leave_nothing(green, dsn, hub):
         task.kill(Killed())
         task.wait(timeout=None)
 
-    assert_nothing_is_left(hub, kill, 1_000)
+    assert_nothing_is_left(hub, kill, 500)
 
 
 def test_timeouts_of_the_hub_leave_nothing(green, dsn, hub):
@@ -120,7 +120,7 @@ def test_timeouts_of_the_hub_leave_nothing(green, dsn, hub):
         with pytest.raises(hub.Timeout), hub.Timeout(0.01):
             connection.cursor().execute("SELECT pg_sleep(20)")
 
-    assert_nothing_is_left(hub, query, 1_000)
+    assert_nothing_is_left(hub, query, 500)
 
 
 @pytest.mark.skipif(NAME == "eventlet", reason="eventlet's callback only accepts a timeout")
@@ -138,4 +138,4 @@ def test_timeouts_of_the_callback_leave_nothing(green, dsn, hub):
         limited = False
 
     set_wait_callback(lambda connection: (limited if connection.limited else hub.wait_callback)(connection))
-    assert_nothing_is_left(hub, query, 1_000)
+    assert_nothing_is_left(hub, query, 500)
