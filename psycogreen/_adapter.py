@@ -50,7 +50,14 @@ class Adapter(Protocol):
         """Return the greenlet in which *hub* runs its callbacks, or what stands for it where none is."""
 
     def call_soon(self, hub: Any, fn: Callable[..., object], *args: Any) -> None:
-        """Have *hub* call *fn* in its own greenlet, in the next round of its loop."""
+        """Have *hub* call *fn* in its own greenlet, as soon as it can.
+
+        This wakes a hub that sleeps: a signal handler, a method ``__del__`` or
+        another native thread may call it.
+        """
+
+    def wait_for_ever(self) -> None:
+        """Park the running greenlet; nothing is to wake it, but something may."""
 
     def pause(self) -> None:
         """Let the other greenlets and the calls of *call_soon* run once."""

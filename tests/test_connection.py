@@ -372,7 +372,7 @@ def test_close_by_the_thread_itself(hub: Hub, connect: Any) -> None:
         def poll(self) -> int:
             if self.status == extensions.STATUS_BEGIN and not refused:
                 refused.append(True)
-                with pytest.raises(psycopg2.ProgrammingError, match="^close cannot be used while another greenlet"):
+                with pytest.raises(psycopg2.ProgrammingError, match="^close cannot be used within the wait"):
                     self.close()
             return super().poll()
 
