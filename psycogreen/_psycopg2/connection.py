@@ -6,6 +6,7 @@ by super(), and set ``__slots__ = ()``. See _psycopg2/factories.py for the class
 users bring.
 """
 
+import ctypes
 import functools
 from types import TracebackType
 from typing import Any, ClassVar
@@ -16,11 +17,14 @@ from psycopg2 import extensions
 from psycogreen import _waiters
 from psycogreen._adapter import Adapter
 from psycogreen._psycopg2 import cancel
+from psycogreen._libpq import libpq
 from psycogreen._psycopg2.connect import Connecting
+from psycogreen._psycopg2.copy import in_copy, leave_copy
 from psycogreen._psycopg2.cursor import DefaultCursor, GreenCursor
 from psycogreen._psycopg2.exclusive import check_free, holder
 from psycogreen._psycopg2.factories import green_factory, original_factory
 from psycogreen._psycopg2.large_objects import LargeObjects
+from psycogreen._waiting import POLL_READWRITE
 
 _psycopg: Any = extensions.connection
 _cursor = _psycopg.cursor
@@ -112,8 +116,39 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
         """
         if holder(self) is not _waiters.getcurrent():
             check_free(self, "poll")
-        state: int = super().poll()
-        return state
+        # A wait callback that is not ours calls this one, also during a COPY.
+        step = vars(self).get("_green_poll", super().poll)
+        state: int = step()
+        if (
+            state == extensions.POLL_OK
+            and self.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE
+            and self._green_leave_copy()
+        ):
+            state = self._green_poll()
+        return extensions.POLL_WRITE if state == POLL_READWRITE else state
+
+    def _green_leave_copy(self) -> bool:
+        """Leave the COPY that ended the wait for a query; return whether there is more to wait for.
+
+        The wait loop calls it, for psycopg2 does not end a COPY that execute() refuses.
+        """
+        try:
+            more = in_copy(self)
+        except psycopg2.NotSupportedError:
+            # psycopg2 closes the connection, which is of no more use.
+            raise psycopg2.ProgrammingError("can't execute COPY: use the copy_expert() method instead") from None
+        if more:
+            self._green_poll = leave_copy(self).__next__
+        return more
+
+    @staticmethod
+    def _green_transaction_status() -> int:
+        """Return the address of libpq's PQtransactionStatus(), for the compiled loop; 0 if it can't be reached."""
+        try:
+            function = libpq().PQtransactionStatus
+        except psycopg2.NotSupportedError:
+            return 0
+        return ctypes.cast(function, ctypes.c_void_p).value or 0
 
     def close(self) -> None:
         """Close the connection; a greenlet in a query on it gets InterfaceError at once."""
@@ -201,6 +236,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
 
     def _green_interrupted(self) -> None:
         """Called by the wait loop when an exception is about to end the wait."""
+        vars(self).pop("_green_poll", None)
         # Neither during a connect nor after the loss of the connection.
         if self._green_cancel and self.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE:
             cancel.cancel_and_abandon(self, self._green_adapter)
