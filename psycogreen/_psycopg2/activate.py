@@ -66,4 +66,7 @@ def _connect(dsn: str, connection_factory: Any = None, **kwasync: Any) -> Any:
     from psycogreen._psycopg2.connection import GreenConnection, green_connection_factory
 
     make = functools.partial(_psycopg_connect, connection_factory=green_connection_factory(connection_factory))
-    return connect(GreenConnection._green_adapter, make, dsn)
+    connection = connect(GreenConnection._green_adapter, make, dsn)
+    if issubclass(type(connection), GreenConnection):
+        connection._green_adopt()
+    return connection

@@ -22,7 +22,7 @@ from psycogreen._psycopg2.connect import Connecting
 from psycogreen._psycopg2.copy import in_copy, leave_copy
 from psycogreen._psycopg2.cursor import DefaultCursor, GreenCursor
 from psycogreen._psycopg2.exclusive import check_free, holder
-from psycogreen._psycopg2.factories import green_factory, original_factory
+from psycogreen._psycopg2.factories import green_factory, make_green, original_factory, overridden
 from psycogreen._psycopg2.large_objects import LargeObjects
 from psycogreen._waiting import POLL_READWRITE
 
@@ -30,10 +30,27 @@ _psycopg: Any = extensions.connection
 _cursor = _psycopg.cursor
 
 
+_GUARDED_METHODS = (
+    "commit",
+    "rollback",
+    "reset",
+    "set_session",
+    "set_isolation_level",
+    "set_client_encoding",
+    "tpc_begin",
+    "tpc_prepare",
+    "tpc_commit",
+    "tpc_rollback",
+    "tpc_recover",
+)
+
+
 def _guarded(name: str) -> Any:
     """Make psycopg2's method *name* raise while another greenlet is in a query."""
-    method = getattr(_psycopg, name)
+    return _check_free_before(getattr(_psycopg, name), name)
 
+
+def _check_free_before(method: Any, name: str) -> Any:
     @functools.wraps(method)
     def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
         check_free(self, name)
@@ -72,8 +89,14 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
     # runs inside the wait, in a COPY, it may have caught that.
     _green_evicted = False
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        # Not in __init__(), which a user's class may leave out; and not by
+        # `self.`, where its own attribute may have the name.
+        self = super().__new__(cls, *args, **kwargs)
+        _psycopg.cursor_factory.__set__(self, DefaultCursor)
+        return self
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.cursor_factory = None
         try:
             super().__init__(*args, **kwargs)
         except BaseException:
@@ -190,6 +213,34 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
             # kill or a timeout behind that.
             if exc is None or isinstance(exc, psycopg2.Error) or not self.closed:
                 raise
+
+    @staticmethod
+    def _green_wrappers(factory: type) -> dict[str, Any]:
+        """Return what the green class for *factory* puts in the place of the methods of *factory*.
+
+        These may call psycopg2's by their full name.
+        """
+        wrappers = {
+            name: _check_free_before(method, name)
+            for name in _GUARDED_METHODS
+            if (method := overridden(factory, name)) is not None
+        }
+        cursor = overridden(factory, "cursor")
+        if cursor is not None:
+
+            @functools.wraps(cursor)
+            def green_cursor(self: Any, *args: Any, **kwargs: Any) -> Any:
+                return make_green(cursor(self, *args, **kwargs), GreenCursor)
+
+            wrappers["cursor"] = green_cursor
+        return wrappers
+
+    def _green_adopt(self) -> None:
+        """Make the cursor factory green, where this object became green after it was made."""
+        factory = _psycopg.cursor_factory.__get__(self)
+        if factory is None or original_factory(factory) is factory:
+            green = DefaultCursor if factory is None else green_factory(factory, GreenCursor)
+            _psycopg.cursor_factory.__set__(self, green)
 
     # psycopg2's own attribute holds the green factory, because its cursor()
     # reads it; users see the factory that they set.

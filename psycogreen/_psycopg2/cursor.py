@@ -1,5 +1,6 @@
 """What a green cursor adds to psycopg2's."""
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ from psycopg2 import extensions
 
 from psycogreen._psycopg2.copy import CopyCursor
 from psycogreen._psycopg2.exclusive import check_free
+from psycogreen._psycopg2.factories import overridden
 
 
 class GreenCursor(CopyCursor, extensions.cursor):  # type: ignore[misc]
@@ -22,6 +24,23 @@ class GreenCursor(CopyCursor, extensions.cursor):  # type: ignore[misc]
     __slots__ = ()
 
     _green_for = extensions.cursor
+
+    @staticmethod
+    def _green_wrappers(factory: type) -> dict[str, Any]:
+        """Return what the green class for *factory* puts in the place of the methods of *factory*.
+
+        These may call psycopg2's by their full name.
+        """
+        executemany = overridden(factory, "executemany")
+        if executemany is None:
+            return {}
+
+        @functools.wraps(executemany)
+        def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+            check_free(self.connection, "executemany")
+            return executemany(self, *args, **kwargs)
+
+        return {"executemany": guarded}
 
     def executemany(self, query: Any, vars_list: Iterable[Any]) -> None:
         """See psycopg2.
