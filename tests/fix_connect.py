@@ -47,15 +47,19 @@ def blocking_dsn_connect(dsn: str) -> Callable[..., AbstractContextManager[Any]]
     A context manager: psycopg2 blocks, for the whole process, until the
     block ends. Then the callback is what it was.
     """
-    import psycopg2
+    from psycopg2 import extensions
     from psycopg2.extensions import get_wait_callback, set_wait_callback
 
     @contextmanager
-    def connect(dsn: str = dsn, **kwargs: Any) -> Iterator[Any]:
+    def connect(
+        dsn: str = dsn, connection_factory: Any = None, cursor_factory: Any = None, **kwargs: Any
+    ) -> Iterator[Any]:
         callback = get_wait_callback()
         set_wait_callback(None)
         try:
-            connection = psycopg2.connect(dsn, **kwargs)
+            # Not psycopg2.connect(), which makes a green one also while the callback is away.
+            connection = (connection_factory or extensions.connection)(extensions.make_dsn(dsn, **kwargs))
+            connection.cursor_factory = cursor_factory
             try:
                 yield connection
             finally:

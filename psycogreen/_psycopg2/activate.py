@@ -59,14 +59,17 @@ def _connect(dsn: str, connection_factory: Any = None, **kwasync: Any) -> Any:
     from psycopg2 import extensions
 
     assert _psycopg_connect is not None
-    if _green_callback is None or extensions.get_wait_callback() is not _green_callback or any(kwasync.values()):
+    callback = extensions.get_wait_callback()
+    if _green_callback is None or callback not in (None, _green_callback) or any(kwasync.values()):
         return _psycopg_connect(dsn, connection_factory=connection_factory, **kwasync)
 
     from psycogreen._psycopg2.connect import connect
     from psycogreen._psycopg2.connection import GreenConnection, green_connection_factory
 
     make = functools.partial(_psycopg_connect, connection_factory=green_connection_factory(connection_factory))
-    connection = connect(GreenConnection._green_adapter, make, dsn)
+    # Without a callback psycopg2 blocks. Who took it away may put it back, and
+    # then the connection is green.
+    connection = make(dsn) if callback is None else connect(GreenConnection._green_adapter, make, dsn)
     if issubclass(type(connection), GreenConnection):
         connection._green_adopt()
     return connection

@@ -17,6 +17,7 @@ from typing import Any
 
 import greenlet
 import psycopg2
+from psycopg2 import extensions
 
 from psycogreen import _waiters
 from psycogreen._adapter import Adapter
@@ -53,7 +54,7 @@ def cancel(conn: Any, adapter: Adapter) -> None:
     """
     request = _Request(conn, adapter)
     current = adapter.current()
-    if current is None:
+    if current is None or extensions.get_wait_callback() is None:
         request.finish(functools.partial(wait_in_thread, adapter), None)
     elif _waiters.getcurrent() is adapter.greenlet(current):
         _finish_in_background(request, adapter)

@@ -6,6 +6,7 @@ by super(), and set ``__slots__ = ()``. See _psycopg2/factories.py for the class
 users bring.
 """
 
+import contextlib
 import ctypes
 import functools
 from types import TracebackType
@@ -236,7 +237,10 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
         return wrappers
 
     def _green_adopt(self) -> None:
-        """Make the cursor factory green, where this object became green after it was made."""
+        """Add what a connection lacks that was made without our methods, or without a wait callback."""
+        if extensions.get_wait_callback() is None:
+            with contextlib.suppress(psycopg2.NotSupportedError):
+                libpq().PQsetnonblocking(self.pgconn_ptr, 1)
         factory = _psycopg.cursor_factory.__get__(self)
         if factory is None or original_factory(factory) is factory:
             green = DefaultCursor if factory is None else green_factory(factory, GreenCursor)

@@ -99,8 +99,13 @@ class CopyCursor:
         Beside a wait callback it refuses, but not before it has checked the
         arguments and the cursor.
         """
+        copy = getattr(extensions.cursor, method)
         try:
-            getattr(extensions.cursor, method)(self, *args)
+            if extensions.get_wait_callback() is None and not self.closed:
+                with _blocking(self.connection):
+                    copy(self, *args)
+            else:
+                copy(self, *args)
             return True
         except psycopg2.ProgrammingError:
             if extensions.get_wait_callback() is None or self.connection.async_:
@@ -126,6 +131,20 @@ class CopyCursor:
         if columns is not None:
             target += b"(" + b",".join([identifier(column) for column in columns]) + b")"
         return b"COPY %b %b WITH DELIMITER AS %b NULL AS %b" % (target, direction, literal(sep), literal(null))
+
+
+@contextlib.contextmanager
+def _blocking(connection: Any) -> Iterator[None]:
+    """Take libpq out of its non-blocking mode, in which it would gather all that psycopg2 copies in memory."""
+    pgconn = connection.pgconn_ptr
+    with contextlib.suppress(psycopg2.NotSupportedError):
+        libpq().PQsetnonblocking(pgconn, 0)
+    try:
+        yield
+    finally:
+        if connection.pgconn_ptr == pgconn:
+            with contextlib.suppress(psycopg2.NotSupportedError):
+                libpq().PQsetnonblocking(pgconn, 1)
 
 
 def _codec(connection: Any) -> str:
