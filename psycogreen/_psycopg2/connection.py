@@ -9,6 +9,7 @@ users bring.
 import contextlib
 import ctypes
 import functools
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -306,23 +307,38 @@ def green_connection_factory(factory: Any) -> Any:
     return green_factory(factory, GreenConnection)
 
 
-def encrypt_password(password: Any, user: Any, scope: Any = None, algorithm: Any = None) -> Any:
-    """Stand in for psycopg2.extensions.encrypt_password(), which asks the server for the default *algorithm*.
+def green_encrypt_password(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what stands in for psycopg2.extensions.encrypt_password(), whose *original* it calls.
 
-    It does so with libpq's blocking call, which also takes the answer of a
-    query under way.
-
-    Raises:
-        psycopg2.ProgrammingError: Another greenlet executes a query on the
-            connection.
+    psycopg2's asks the server for the default algorithm with libpq's blocking
+    call, which also takes the answer of a query under way.
     """
-    conn = scope.connection if isinstance(scope, extensions.cursor) else scope
-    if algorithm is None and isinstance(conn, GreenConnection) and not conn.closed:
-        check_free(conn, "encrypt_password")
-        idle = conn.status == extensions.STATUS_READY
-        cursor = _psycopg.cursor(conn, None, extensions.cursor)
-        cursor.execute("SHOW password_encryption")
-        (algorithm,) = cursor.fetchone()
-        if idle:
-            conn.rollback()
-    return psycopg2._psycopg.encrypt_password(password, user, scope, algorithm)
+
+    def encrypt_password(password: Any, user: Any, scope: Any = None, algorithm: Any = None) -> Any:
+        """See psycopg2.
+
+        Raises:
+            psycopg2.ProgrammingError: Another greenlet executes a query on the
+                connection.
+        """
+        conn = _unwrapped(scope)
+        if isinstance(conn, extensions.cursor):
+            conn = _unwrapped(conn.connection)
+        if algorithm is None and isinstance(conn, GreenConnection) and not conn.closed:
+            check_free(conn, "encrypt_password")
+            idle = conn.status == extensions.STATUS_READY
+            cursor = _cursor(conn, None, extensions.cursor)
+            cursor.execute("SHOW password_encryption")
+            (algorithm,) = cursor.fetchone()
+            if idle:
+                conn.rollback()
+        return original(password, user, scope, algorithm)
+
+    return encrypt_password
+
+
+def _unwrapped(proxy: Any) -> Any:
+    """Return psycopg2's object inside the proxies of tracing libraries, which claim to be of its class."""
+    while not issubclass(type(proxy), (extensions.connection, extensions.cursor)) and hasattr(proxy, "__wrapped__"):
+        proxy = proxy.__wrapped__
+    return proxy
