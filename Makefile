@@ -7,9 +7,10 @@ bin = $(VENV)/bin
 bench_bin = .venvs/bench/bin
 pip = $(bin)/python -m pip -qq --disable-pip-version-check
 bench_pip = $(bench_bin)/python -m pip -qq --disable-pip-version-check
+coverage = $(abspath $(bin))/coverage
 sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx psycogreen/*.pxi psycogreen/*.c psycogreen/*/*.pyx)
 
-.PHONY: demo test test-core test-all bench bench-check lint dist clean
+.PHONY: demo test test-core test-all test-libpq coverage bench bench-check lint dist clean
 
 demo: $(VENV)/demo-installed
 	@$(bin)/python tests/demo.py
@@ -25,6 +26,19 @@ test-core: $(VENV)/dev-installed
 test-all: $(VENV)/dev-installed
 	$(bin)/python tests/run_matrix.py --all
 
+# What the version of libpq decides, with the system's (libpq-dev): psycopg2-binary brings a newer one.
+test-libpq: .venvs/libpq/installed
+	PYTHONPATH=$(abspath $(<D)) $(bin)/python -c 'import psycopg2; print("libpq", psycopg2.__libpq_version__)'
+	PYTHONPATH=$(abspath $(<D)) $(bin)/python tests/run_matrix.py --only "compiled on gevent" -m "core or libpq"
+
+# Of the Python modules by branch, of the Cython ones by line. Traced, the loops
+# are slow: tests of how long something takes fail, and do not count here.
+coverage: .venvs/coverage/installed
+	cd $(<D) && $(coverage) erase
+	-cd $(<D) && $(coverage) run $(abspath tests/run_matrix.py) --core -m "core or hub"
+	cd $(<D) && $(coverage) combine --quiet
+	cd $(<D) && $(coverage) report --show-missing --skip-empty
+
 bench: .venvs/bench/installed
 	@$(bench_bin)/python benchmarks/speed.py
 
@@ -34,6 +48,7 @@ bench-check: .venvs/bench/installed
 
 lint: $(VENV)/dev-installed
 	$(bin)/ruff check .
+	$(bin)/ruff format --check .
 	PATH="$(abspath $(bin)):$$PATH" cython-lint psycogreen
 	$(bin)/mypy
 	$(bin)/lint-imports --no-cache
@@ -61,6 +76,23 @@ $(VENV)/dev-installed: $(VENV)/pip-installed $(sources)
 # The last gunicorn that has an eventlet worker, beside the newest in $(VENV).
 .venvs/gunicorn-25/installed: $(VENV)/pip-installed
 	$(pip) install --upgrade --no-deps --target $(@D) 'gunicorn<26'
+	@touch $@
+
+.venvs/libpq/installed: | $(VENV)/dev-installed
+	$(pip) install --upgrade --no-deps --no-binary psycopg2 --target $(@D) psycopg2
+	@touch $@
+
+# A copy of the package, in which the Cython modules report each line to the tracer.
+.venvs/coverage/installed: $(VENV)/dev-installed $(shell find psycogreen -name '*.p[yx]*')
+	$(pip) install --group coverage
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	cp -r psycogreen $(@D)
+	find $(@D) -name '*.so' -delete
+	cd $(@D) && CPATH=$$($(abspath $(bin))/python -c 'import greenlet; print(greenlet.__path__[0])') \
+	    CFLAGS="-O1 -DCYTHON_TRACE_NOGIL=1" \
+	    $(abspath $(bin))/cythonize --inplace --quiet -X linetrace=True $$(find psycogreen -name '*.pyx')
+	cp pyproject.toml $(@D)
 	@touch $@
 
 # With its plugin greenlet. Compiled, which takes half a minute: a wheel that pip has kept may be one without.

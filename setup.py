@@ -4,6 +4,7 @@ import os
 import sys
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CompileError, LinkError
 
@@ -13,13 +14,25 @@ class BuildExt(build_ext):
         super().initialize_options()
         # Keep the generated C out of the sources, and so out of sdists.
         self.cython_c_in_temp = True
+        self.built = False
 
     def build_extension(self, ext):
         try:
             super().build_extension(ext)
+            self.built = True
         except (BaseError, CompileError, LinkError) as exc:
             pure(exc)
             raise  # setuptools goes on: the extension is optional
+
+
+class BdistWheel(bdist_wheel):
+    def get_tag(self):
+        # A wheel without any compiled module fits every platform. pip keeps the
+        # wheels that it builds: tagged as a compiled one, it would serve this
+        # platform when there is a compiler again.
+        if not self.get_finalized_command("build_ext").built:
+            self.root_is_pure = True
+        return super().get_tag()
 
 
 def pure(why):
@@ -45,4 +58,4 @@ def extensions():
     ]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt, "bdist_wheel": BdistWheel})

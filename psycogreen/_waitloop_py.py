@@ -58,4 +58,3 @@ def wait_callback(adapter: Adapter) -> Callable[[Callable[..., None]], Callable[
         return functools.update_wrapper(wait, stub)
 
     return decorate
-

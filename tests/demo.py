@@ -159,7 +159,7 @@ def main():
         way = sys.argv[1]
         {"blocking": run_blocking, "gevent": run_gevent, "eventlet": run_eventlet}[way]()
         return
-    from helpers import database
+    from support.postgres import database
 
     with database() as dsn:
         show(dsn)

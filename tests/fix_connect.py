@@ -1,11 +1,12 @@
 """Connections, green and blocking."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import Any
 
 import pytest
-from fix_hub import Hub
+from hubs.contract import Hub
+from support.server_state import blocking
 
 
 @pytest.fixture
@@ -27,17 +28,13 @@ def connect(green: None, dsn: str) -> Iterator[Callable[..., Any]]:
     """
     import psycopg2
 
-    connections = []
     server = dsn
+    with ExitStack() as opened:
 
-    def connect(dsn: str = server, **kwargs: Any) -> Any:
-        connection = psycopg2.connect(dsn, **kwargs)
-        connections.append(connection)
-        return connection
+        def connect(dsn: str = server, **kwargs: Any) -> Any:
+            return opened.enter_context(closing(psycopg2.connect(dsn, **kwargs)))
 
-    yield connect
-    for connection in connections:
-        connection.close()
+        yield connect
 
 
 @pytest.fixture
@@ -48,23 +45,32 @@ def blocking_dsn_connect(dsn: str) -> Callable[..., AbstractContextManager[Any]]
     block ends. Then the callback is what it was.
     """
     from psycopg2 import extensions
-    from psycopg2.extensions import get_wait_callback, set_wait_callback
 
     @contextmanager
     def connect(
-        dsn: str = dsn, connection_factory: Any = None, cursor_factory: Any = None, **kwargs: Any
+        dsn: str = dsn, connection_factory: Any = extensions.connection, cursor_factory: Any = None, **kwargs: Any
     ) -> Iterator[Any]:
-        callback = get_wait_callback()
-        set_wait_callback(None)
-        try:
-            # Not psycopg2.connect(), which makes a green one also while the callback is away.
-            connection = (connection_factory or extensions.connection)(extensions.make_dsn(dsn, **kwargs))
+        # Not psycopg2.connect(), which makes a green one also while the callback is away.
+        with blocking(), closing(connection_factory(extensions.make_dsn(dsn, **kwargs))) as connection:
             connection.cursor_factory = cursor_factory
-            try:
-                yield connection
-            finally:
-                connection.close()
-        finally:
-            set_wait_callback(callback)
+            yield connection
 
     return connect
+
+
+@pytest.fixture
+def both_ways(hub: Hub, connect: Callable[..., Any], blocking_dsn_connect: Callable[..., Any]) -> Callable[..., Any]:
+    """Call *run* with a blocking and with a green connection; the results must be equal. Return the result.
+
+    Keywords go to psycopg2.connect().
+    """
+
+    def both_ways(run: Callable[[Any], Any], **kwargs: Any) -> Any:
+        with blocking_dsn_connect(**kwargs) as connection:
+            expected = run(connection)
+        with closing(connect(**kwargs)) as connection:
+            got = hub.run(run, connection)
+        assert got == expected
+        return got
+
+    return both_ways

@@ -6,9 +6,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from psycopg2 import extensions
-
-DIAGNOSTICS = [name for name in dir(extensions.Diagnostics) if not name.startswith("_")]
+from support.outcomes import diagnostics
 
 
 def described(exc: BaseException | None, cursor: Any) -> dict[str, Any]:
@@ -18,13 +16,13 @@ def described(exc: BaseException | None, cursor: Any) -> dict[str, Any]:
         seen["pgcode"] = exc.pgcode
         seen["pgerror"] = exc.pgerror
         seen["cursor"] = exc.cursor is cursor
-        seen["diag"] = {name: getattr(exc.diag, name) for name in DIAGNOSTICS}
+        seen["diag"] = diagnostics(exc)
         if (seen["diag"]["schema_name"] or "").startswith("pg_temp_"):
             seen["diag"]["schema_name"] = "pg_temp"  # each session's has a number
     return seen
 
 
-def outcome(connection: Any, copy: Callable[[Any], object], **kwargs: Any) -> dict[str, Any]:
+def copy_outcome(connection: Any, copy: Callable[[Any], object], **kwargs: Any) -> dict[str, Any]:
     """Call *copy* with a cursor of *connection*; return what became of it and of the connection.
 
     *kwargs* are for ``connection.cursor()``.
@@ -67,7 +65,7 @@ def afterwards(connection: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def compare(hub, connect, blocking_dsn_connect):
+def compare(both_ways):
     """Do the same blocking and green; the outcomes must be equal.
 
     *copy* gets a cursor; *prepare* a connection before; both are called
@@ -79,14 +77,8 @@ def compare(hub, connect, blocking_dsn_connect):
         def run(connection):
             if prepare is not None:
                 prepare(connection)
-            return outcome(connection, copy, **(cursor or {}))
+            return copy_outcome(connection, copy, **(cursor or {}))
 
-        with blocking_dsn_connect(**kwargs) as connection:
-            expected = run(connection)
-        connection = connect(**kwargs)
-        got = hub.run(run, connection)
-        connection.close()
-        assert got == expected
-        return got
+        return both_ways(run, **kwargs)
 
     return compare

@@ -28,9 +28,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from fix_server import server
-from pgserver import system_server
 from psycopg2_suite import HUBS, lost, outcomes_of
+from support.postgres import server, system_server
+from support.processes import PROGRAMS, PYTHON
 
 HERE = Path(__file__).parent
 CACHE = Path(tempfile.gettempdir()) / "psycogreen-framework-suites"
@@ -200,7 +200,7 @@ def run(suite: Suite, hub: str, loop: str, variables: dict[str, str]) -> Run:
     started = time.monotonic()
     with database(suite, variables), tempfile.TemporaryDirectory() as scratch:
         news, junit = Path(scratch) / "outcomes", Path(scratch) / "junit.xml"
-        command = [sys.executable, "-W", "ignore", "-X", "faulthandler", HERE / "suite_child.py", hub, loop, news]
+        command = [*PYTHON, PROGRAMS / "suite_child.py", hub, loop, news]
         command += suite.command + ([f"--junitxml={junit}"] if suite.pytest else [])
         log = Path(tempfile.gettempdir()) / f"{title.replace(', ', '-').replace(' ', '-')}.log"
         with log.open("w") as output:

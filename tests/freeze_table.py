@@ -7,14 +7,14 @@ object a line; the test that reads them ends it when a call freezes it:
 """
 
 import json
-import socket
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import closing
 from typing import Any, NamedTuple
 
-from clock import clock
+from support.network import deaf
+from support.outcomes import caught
+from support.tickers import clock
 
 # What becomes of a call.
 ANSWERS = "answers"
@@ -311,7 +311,6 @@ class Connect(Situation):
 
     def begin(self) -> None:
         situation = self
-        listener = socket.create_server(("127.0.0.1", 0))
 
         class Leaking(self.psycopg2.extensions.connection):
             """A class that shows itself before it is connected."""
@@ -321,10 +320,8 @@ class Connect(Situation):
                 super().__init__(dsn)
 
         def connect() -> None:
-            with closing(listener):
-                self.psycopg2.connect(
-                    host="127.0.0.1", port=listener.getsockname()[1], user="x", connection_factory=Leaking
-                )
+            with deaf() as port:
+                self.psycopg2.connect(host="127.0.0.1", port=port, user="x", connection_factory=Leaking)
 
         self.conn = None
         self.task = self.hub.spawn(connect)
@@ -353,18 +350,15 @@ SITUATIONS = {
 
 
 def outcome(fn: Callable[..., Any], *args: Any) -> str:
-    try:
-        fn(*args)
-    except Exception as exc:
-        return f"{type(exc).__name__}: {exc}".strip()
-    return ANSWERS
+    result = caught(fn, *args)
+    return f"{type(result).__name__}: {result}".strip() if isinstance(result, Exception) else ANSWERS
 
 
 def main(dsn: str, name: str, *wanted: str) -> None:
     warnings.simplefilter("ignore")  # eventlet's, of itself
-    import fix_hub
+    from hubs import make_hub
 
-    hub = fix_hub.make_hub()
+    hub = make_hub()
     hub.adapter.make_psycopg_green()
     hub.program(make_calls, hub, dsn, name, wanted)
 

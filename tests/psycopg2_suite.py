@@ -29,7 +29,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from xml.etree import ElementTree
 
-from fix_server import server
+from support.postgres import server
 
 HERE = Path(__file__).parent
 HUBS = os.environ["PSYCOGREEN_TEST_HUB"].split() if "PSYCOGREEN_TEST_HUB" in os.environ else ["gevent", "eventlet"]

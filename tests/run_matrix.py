@@ -3,18 +3,23 @@
 ``python tests/run_matrix.py`` runs {compiled, pure} x {gevent, eventlet} in
 full, and then the tests marked "core" or "hub" with the compiled loop on
 gevent's other loops, eventlet's other hubs, asyncio and uvloop, and the core
-with the pure loop on asyncio. Only the first run has the tests marked "once".
+with the pure loop on asyncio. The tests marked "once" are a run of their own.
+Those marked "one_loop" run with one of the two loops.
 ``--core`` runs only the tests marked "core", on the four combinations and with
 one loop on asyncio.
 ``--all`` runs the whole suite on the other loops and hubs too, but for the
 tests marked "heavy".
 ``--pure`` leaves the compiled loop out.
+``--only TITLE`` leaves one run of these.
 Further arguments go to pytest.
 
-Ends with status 1 if anything failed; the last line has the numbers.
+A test that failed runs again, alone; if it passes then, it counts as passed and
+is named as flaky. Ends with status 1 if a test failed twice. The last line has
+the numbers.
 """
 
 import argparse
+import heapq
 import os
 import subprocess
 import sys
@@ -22,11 +27,11 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
-from fix_server import server
-from pgserver import system_server
+from support.postgres import server, system_server
 
 TESTS = Path(__file__).parent
 # In gevent's debug mode these loops warn of a watcher that was not closed, and
@@ -38,34 +43,60 @@ ASYNCIO = [("asyncio", {"PSYCOGREEN_TEST_LOOP": name}) for name in ("asyncio", "
 # pytest's exit status when no test is selected.
 NOTHING_COLLECTED = 5
 
+# How many of the slowest tests are named at the end.
+SLOWEST = 15
 
-def combinations(core: bool, pure_only: bool, everything: bool) -> list[tuple[str, dict[str, str], list[str]]]:
-    """Return a title, the environment and pytest's arguments for each run."""
+
+@dataclass
+class Result:
+    """What pytest reports of one run."""
+
+    passed: int = 0
+    skipped: int = 0
+    #: The tests that failed.
+    failed: set[str] = field(default_factory=set)
+    #: How long each test took, with its fixtures.
+    seconds: dict[str, float] = field(default_factory=dict)
+    #: Whether pytest came to its end and reported.
+    complete: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.passed} passed, {len(self.failed)} failed, {self.skipped} skipped"
+
+
+def combinations(core: bool, pure_only: bool, everything: bool) -> list[tuple[str, dict[str, str], str]]:
+    """Return a title, the environment and the chosen marks for each run, the long ones first."""
     runs = []
     loops = ["pure"] if pure_only else ["compiled", "pure"]
+
+    def add(loop: str, hub: str, marks: str, **chosen: str) -> None:
+        environment = {"PSYCOGREEN_TEST_HUB": hub, "PSYCOGREEN_NO_EXTENSIONS": "1" if loop == "pure" else ""}
+        title = f"{loop} on {hub}" + "".join(f" ({name})" for name in list(chosen.values())[:1])
+        runs.append((title, environment | chosen, marks))
+
     for loop in loops:
         for hub in "gevent", "eventlet":
-            environment = {"PSYCOGREEN_TEST_HUB": hub, "PSYCOGREEN_NO_EXTENSIONS": "1" if loop == "pure" else ""}
-            marks = "core" if core else "not once" if runs else ""
-            runs.append((f"{loop} on {hub}", environment, ["-m", marks]))
+            marks = "not once" if loop == loops[0] else "not once and not one_loop"
+            add(loop, hub, "core" if core else marks)
     # The compiled loop in full runs on asyncio below.
-    loop = loops[0] if core else "pure"
-    environment = {"PSYCOGREEN_TEST_HUB": "asyncio", "PSYCOGREEN_NO_EXTENSIONS": "1" if loop == "pure" else ""}
-    runs.append((f"{loop} on asyncio", environment, ["-m", "core"]))
-    if not core and not pure_only:
+    add(loops[0] if core else "pure", "asyncio", "core")
+    if core:
+        return runs
+    title, environment, _ = runs[0]
+    runs.insert(0, (f"once, {title}", environment, "once"))
+    if not pure_only:
         for hub, chosen in OTHER_LOOPS + OTHER_HUBS + ASYNCIO:
-            environment = {"PSYCOGREEN_TEST_HUB": hub, "PSYCOGREEN_NO_EXTENSIONS": "", **chosen}
-            marks = "not once and not heavy" if everything else "core or hub"
-            runs.append((f"compiled on {hub} ({next(iter(chosen.values()))})", environment, ["-m", marks]))
+            add("compiled", hub, "not once and not heavy" if everything else "core or hub", **chosen)
     return runs
 
 
-def run(title: str, environment: dict[str, str], arguments: list[str], cache: Path) -> dict[str, int]:
-    """Run pytest; return how many tests passed, failed and were skipped."""
+def run(title: str, environment: dict[str, str], arguments: list[str], cache: Path) -> Result:
+    """Run pytest, print what it printed, and return what it reported."""
     started = time.monotonic()
     report = cache / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-o", f"cache_dir={cache}"]
-    command += [f"--junitxml={report}", *arguments]
+    # Of the two forms of the report, the one with the files' names.
+    command += ["-o", "junit_family=xunit1", f"--junitxml={report}", *arguments]
     if not any(Path(argument.partition("::")[0]).exists() for argument in arguments):
         command.append(str(TESTS))
     with ExitStack() as servers:
@@ -84,27 +115,54 @@ def run(title: str, environment: dict[str, str], arguments: list[str], cache: Pa
             errors="replace",
             check=False,
         )
-    counted = counts(report, done.returncode)
-    numbers = ", ".join(f"{count} {key}" for key, count in counted.items())
-    print(f"=== {title}\n{done.stdout}    {title}: {numbers} in {time.monotonic() - started:.0f} s", flush=True)
-    return counted
+    result = read(report, done.returncode)
+    print(f"=== {title}\n{done.stdout}    {title}: {result} in {time.monotonic() - started:.0f} s", flush=True)
+    return result
 
 
-def counts(report: Path, status: int) -> dict[str, int]:
-    """Return what the *report* of a pytest that ended with *status* counts."""
+def read(report: Path, status: int) -> Result:
+    """Return what is in the *report* of a pytest that ended with *status*."""
+    result = Result()
+    skipped = set()
     try:
-        suite = ElementTree.parse(report).find("testsuite")
-        tests, failures, errors, skipped = (int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped"))
-    except (OSError, ElementTree.ParseError, AttributeError):
-        # It hung and was ended, or crashed: at least one failed.
-        return {"passed": 0, "failed": 1, "skipped": 0}
+        for case in ElementTree.parse(report).iter("testcase"):
+            classes = [part for part in case.get("classname", "").split(".") if part.startswith("Test")]
+            # Twice in the report, if it failed and its fixtures failed after it.
+            name = "::".join([case.get("file", ""), *classes, case.get("name", "")])
+            result.seconds[name] = result.seconds.get(name, 0) + float(case.get("time", 0))
+            outcomes = {child.tag for child in case}
+            if outcomes & {"failure", "error"}:
+                result.failed.add(name)
+            elif "skipped" in outcomes:
+                skipped.add(name)
+    except (OSError, ElementTree.ParseError):
+        result.complete = False
     finally:
         report.unlink(missing_ok=True)
-    failed = failures + errors
-    passed = tests - failed - skipped
-    if status not in (0, NOTHING_COLLECTED) and not failed:
-        failed = 1
-    return {"passed": passed, "failed": failed, "skipped": skipped}
+    skipped -= result.failed
+    result.skipped = len(skipped)
+    result.passed = len(result.seconds.keys() - result.failed - skipped)
+    if not result.failed and (not result.complete or status not in (0, NOTHING_COLLECTED)):
+        # It hung and was ended, or crashed.
+        result.failed.add(f"the run itself, status {status}")
+    return result
+
+
+def repeat(title: str, environment: dict[str, str], arguments: list[str], cache: Path, first: Result) -> set[str]:
+    """Run again what failed in the *first* run, which is corrected; return the tests that passed only now.
+
+    Runs side by side take each other's time. What fails for that reason passes
+    alone; what is broken fails again.
+    """
+    again = run(f"{title}: what failed, alone", environment, [*arguments, "--lf"], cache)
+    flaky = first.failed - again.failed
+    if first.complete:
+        first.passed += len(flaky)
+        first.failed &= again.failed
+    else:
+        # Without a list of what failed, all tests ran again.
+        first.passed, first.skipped, first.failed = again.passed, again.skipped, again.failed
+    return flaky
 
 
 def compiled_loop_is_there() -> bool:
@@ -118,6 +176,7 @@ def main() -> int:
     parser.add_argument("--core", action="store_true", help="only the short core of the suite")
     parser.add_argument("--all", action="store_true", help="nearly the whole suite on the other loops and hubs too")
     parser.add_argument("--pure", action="store_true", help="only the pure loop")
+    parser.add_argument("--only", metavar="TITLE", help="only the run of that title, 'pure on eventlet' for one")
     parser.add_argument("--jobs", type=int, default=3, help="runs side by side: they wait more than they compute")
     options, arguments = parser.parse_known_args()
     if not options.pure and not compiled_loop_is_there():
@@ -125,21 +184,45 @@ def main() -> int:
         return 1
 
     runs = combinations(options.core, options.pure, options.all)
+    if options.only:
+        titles = [title for title, *_ in runs]
+        runs = [run for run in runs if run[0] == options.only]
+        if not runs:
+            parser.error(f"no run of the title {options.only!r} is among {titles}")
+    flaky = []
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.jobs) as pool:
         caches = [Path(scratch) / str(n) for n in range(len(runs))]
         for cache in caches:
             cache.mkdir()
-        results = list(pool.map(lambda one, cache: run(*one[:2], [*one[2], *arguments], cache), runs, caches))
-        # Runs side by side take each other's time. What fails for that reason
-        # passes alone; what is broken fails again.
-        for (title, environment, marks), cache, counted in zip(runs, caches, results, strict=True):
-            if counted["failed"]:
-                again = run(f"{title}: what failed, alone", environment, [*marks, *arguments, "--lf"], cache)
-                counted["passed"] += counted["failed"] - again["failed"]
-                counted["failed"] = again["failed"]
-    total = {key: sum(counted[key] for counted in results) for key in ("passed", "failed", "skipped")}
-    print(", ".join(f"{count} {key}" for key, count in total.items()))
-    return 1 if total["failed"] else 0
+        jobs = [
+            (title, environment, ["-m", marks, *arguments], cache)
+            for (title, environment, marks), cache in zip(runs, caches, strict=True)
+        ]
+        results = list(pool.map(lambda job: run(*job), jobs))
+        for job, result in zip(jobs, results, strict=True):
+            if result.failed:
+                flaky += [f"{job[0]}: {name}" for name in sorted(repeat(*job, result))]
+
+    print(f"=== the {SLOWEST} slowest tests")
+    durations = [
+        (seconds, title, name)
+        for (title, *_), result in zip(runs, results, strict=True)
+        for name, seconds in result.seconds.items()
+    ]
+    for seconds, title, name in heapq.nlargest(SLOWEST, durations):
+        print(f"{seconds:6.1f} s  {title}: {name}")
+    for line in flaky:
+        print(f"flaky: {line}")
+    print(f"{len(flaky)} flaky: failed at first, and passed alone")
+    total = Result(
+        passed=sum(result.passed for result in results),
+        skipped=sum(result.skipped for result in results),
+        failed={
+            f"{title}: {name}" for (title, *_), result in zip(runs, results, strict=True) for name in result.failed
+        },
+    )
+    print(total)
+    return 1 if total.failed else 0
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 import psycopg2
 import pytest
-from fix_hub import NAME
+from hubs import NAME
 from psycopg2.extensions import POLL_READ
 
 
 @pytest.mark.core
 @pytest.mark.parametrize("result", [7, -1, 3, None, "garbage", 1.5, object, [], 2**70], ids=repr)
-def test_unknown_poll_result(result, fake_connection, hub):
+def test_an_unknown_poll_result_is_refused(result, fake_connection, hub):
     connection = fake_connection(lambda: result)
     with pytest.raises(psycopg2.OperationalError) as caught:
         hub.run(hub.wait_callback, connection)
@@ -17,18 +17,18 @@ def test_unknown_poll_result(result, fake_connection, hub):
 
 
 @pytest.mark.parametrize("ok", [0, 0.0, False], ids=repr)
-def test_whatever_equals_poll_ok(ok, fake_connection, hub):
+def test_whatever_equals_poll_ok_ends_the_wait(ok, fake_connection, hub):
     assert hub.run(hub.wait_callback, fake_connection(ok)) is None
 
 
 @pytest.mark.core
 @pytest.mark.parametrize("garbage", [42, None, "connection", object()], ids=["42", "None", "str", "object"])
-def test_no_connection_at_all(garbage, hub):
+def test_what_is_no_connection_is_refused(garbage, hub):
     with pytest.raises(AttributeError, match="has no attribute 'poll'"):
         hub.run(hub.wait_callback, garbage)
 
 
-def test_wrong_number_of_arguments(fake_connection, hub):
+def test_a_wrong_number_of_arguments_is_refused(fake_connection, hub):
     for arguments in (), (fake_connection(), None, 3):
         with pytest.raises(TypeError):
             hub.run(hub.wait_callback, *arguments)
@@ -38,7 +38,7 @@ def test_wrong_number_of_arguments(fake_connection, hub):
 
 @pytest.mark.skipif(NAME == "eventlet", reason="eventlet itself keeps such a listener for ever")
 @pytest.mark.parametrize("descriptor", [None, "5", -1, 1 << 20])
-def test_a_descriptor_that_is_none(descriptor, hub):
+def test_a_descriptor_that_is_none_raises_as_in_the_hub(descriptor, hub):
     class Connection:
         def poll(self):
             return POLL_READ
@@ -57,7 +57,7 @@ def test_a_descriptor_that_is_none(descriptor, hub):
 
 @pytest.mark.core
 @pytest.mark.parametrize("kind", [psycopg2.OperationalError, ZeroDivisionError, KeyboardInterrupt, SystemExit])
-def test_poll_raises(kind, fake_connection, hub):
+def test_what_poll_raises_is_passed_on(kind, fake_connection, hub):
     error = kind("from poll")
     connection = fake_connection(POLL_READ, error)
     connection.answer()
@@ -68,7 +68,7 @@ def test_poll_raises(kind, fake_connection, hub):
     assert hub.watched() == watched
 
 
-def test_fileno_raises(hub):
+def test_what_fileno_raises_is_passed_on(hub):
     class Connection:
         def poll(self):
             return POLL_READ
@@ -81,7 +81,7 @@ def test_fileno_raises(hub):
 
 
 @pytest.mark.skipif(NAME == "eventlet", reason="eventlet itself keeps such a listener for ever")
-def test_a_connection_closed_in_its_own_poll(fake_connection, hub):
+def test_a_close_within_poll_raises(fake_connection, hub):
     connection = fake_connection()
     connection.script[:] = [lambda: (connection.socket.close(), POLL_READ)[1]]
     with pytest.raises((OSError, ValueError)):

@@ -1,33 +1,25 @@
 """The examples of examples/asyncio."""
 
-import os
 import socket
-import subprocess
-import sys
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
 import psycopg2
 import pytest
+from support.processes import PYTHON, ROOT, child_environment, running
+from support.waiting import wait_until
 
-EXAMPLES = Path(__file__).parent.parent / "examples" / "asyncio"
+EXAMPLES = ROOT / "examples" / "asyncio"
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(60)]
 
 
-def start(dsn, *command):
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", *command],
-        cwd=EXAMPLES,
-        env={**os.environ, "DATABASE_URL": dsn, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def start(dsn, program, *arguments):
+    return running([*PYTHON, program, *arguments], cwd=EXAMPLES, env=child_environment(DATABASE_URL=dsn))
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_queries(loop, dsn):
+def test_queries_overlap_and_can_be_limited(loop, dsn):
     pytest.importorskip(loop)
     with start(dsn, "queries.py", loop) as process:
         answers, took, limited = process.communicate(timeout=30)[0].splitlines()
@@ -38,7 +30,7 @@ def test_queries(loop, dsn):
 
 
 @pytest.mark.parametrize("hub", ["eventlet", "asyncio"])
-def test_notes(hub, dsn):
+def test_notes_are_served_side_by_side(hub, dsn, observer):
     connection = psycopg2.connect(dsn)
     connection.autocommit = True
     cursor = connection.cursor()
@@ -68,15 +60,7 @@ def test_notes(hub, dsn):
         assert answers == ["too slow\n", "8 notes\n", "8 notes\n", "8 notes\n"] * 2
         assert time.monotonic() - began < 3
         # Those have ended in the server too.
-        while True:
-            cursor.execute(
-                "SELECT FROM pg_stat_activity WHERE query LIKE '%notes, pg_sleep(60%'"
-                " AND state = 'active' AND pid <> pg_backend_pid()"
-            )
-            if not cursor.rowcount:
-                break
-            assert time.monotonic() - began < 10
-            time.sleep(0.01)
+        wait_until(lambda: not observer.executing("notes, pg_sleep(60"), timeout=10)
         for stream in streams:
             ask(stream, "digest 0")
         assert [stream.readline() for stream in streams] == ["8 notes\n"] * 8

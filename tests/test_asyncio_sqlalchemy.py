@@ -7,16 +7,19 @@ import time
 
 import psycopg2
 import pytest
-from fix_hub import NAME, event_loops
-from test_asyncio import active, ended, in_query, query, until  # noqa: F401
+from hubs import NAME
+from support.server_state import in_query
+from support.waiting import until
 
 if NAME != "asyncio":
     pytest.skip("for the hub asyncio", allow_module_level=True)
 pytest.importorskip("sqlalchemy")
 
+from hubs.on_asyncio import event_loops
 from sqlalchemy import create_engine, select
 from sqlalchemy import func as sql
 from sqlalchemy.util import await_only, greenlet_spawn
+from support.coroutines import cancel_at_random, query
 
 from psycogreen.asyncio import spawn
 
@@ -39,7 +42,7 @@ async def test_waits_overlap(connect):
     assert time.monotonic() - began < 1.5
 
 
-async def test_many_queries_beside_spawned_ones(connect):
+async def test_many_queries_answer_beside_spawned_ones(connect):
     def several(connection):
         return [query(connection, f"SELECT {number}") for number in range(100)]
 
@@ -48,7 +51,7 @@ async def test_many_queries_beside_spawned_ones(connect):
     assert await asyncio.gather(*tasks) == [list(range(100))] * 10
 
 
-async def test_awaiting_other_things_between_and_within(connect):
+async def test_awaiting_other_things_is_possible_between_and_within(connect):
     class File:
         """Comes from far away."""
 
@@ -71,7 +74,7 @@ async def test_awaiting_other_things_between_and_within(connect):
     assert await task == 3
 
 
-async def test_copy_and_large_objects(connect):
+async def test_copy_and_large_objects_work(connect):
     def fn(connection):
         out = io.StringIO()
         connection.cursor().copy_expert("COPY (SELECT generate_series(1, 1000)) TO STDOUT", out)
@@ -87,29 +90,27 @@ async def test_copy_and_large_objects(connect):
 
 
 @pytest.mark.parametrize("used", [True, False])
-async def test_cancellation(used, connect, active):  # noqa: F811
+async def test_cancellation_ends_the_query(used, connect, executing):
     connection = (await connections(connect, 1))[0] if used else await greenlet_spawn(connect)
     text = f"/* {used} of SQLAlchemy's */"
     task = asyncio.create_task(greenlet_spawn(query, connection, f"SELECT pg_sleep(50) {text}"))
-    await until(lambda: active(text))
+    await until(lambda: executing(text))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert connection.closed
-    await until(lambda: not active(text))
+    await until(lambda: not executing(text))
 
 
-async def test_connect_timeout(green, fake_server):
+async def test_connect_timeout_strikes(green, fake_server):
     silent = fake_server(lambda client, number: silent.over.wait())
     with pytest.raises(psycopg2.OperationalError, match="timeout expired"):
-        await greenlet_spawn(
-            psycopg2.connect, f"host=127.0.0.1 port={silent.port} user=x dbname=x connect_timeout=2"
-        )
+        await greenlet_spawn(psycopg2.connect, f"host=127.0.0.1 port={silent.port} user=x dbname=x connect_timeout=2")
 
 
 @pytest.mark.parametrize("used", [True, False])
 @pytest.mark.parametrize("who", ["a coroutine", "spawned", "SQLAlchemy's"])
-async def test_closed_by_another(who, used, connect):
+async def test_close_by_another_ends_the_query(who, used, connect):
     connection = (await connections(connect, 1))[0] if used else await greenlet_spawn(connect)
     task = asyncio.create_task(greenlet_spawn(query, connection, "SELECT pg_sleep(20)"))
     await until(lambda: in_query(connection))
@@ -126,7 +127,7 @@ async def test_closed_by_another(who, used, connect):
     assert connection.closed
 
 
-async def test_closed_by_another_while_it_awaits_something_else(connect):
+async def test_close_by_another_ends_a_copy_whose_file_awaits(connect):
     class File:
         def read(self, size):
             reads.append(await_only(asyncio.sleep(0.1, b"1\n")))
@@ -148,7 +149,7 @@ async def test_closed_by_another_while_it_awaits_something_else(connect):
         await task
 
 
-async def test_a_coroutine_that_is_closed(connect):
+async def test_closing_the_coroutine_closes_the_connection(connect):
     (connection,) = await connections(connect, 1)
     coroutine = greenlet_spawn(query, connection, "SELECT pg_sleep(20)")
     coroutine.send(None)
@@ -156,34 +157,12 @@ async def test_a_coroutine_that_is_closed(connect):
     assert connection.closed
 
 
-async def test_random_cancellations(connect, dsn):
-    def several(connection):
-        for number in range(20):
-            assert query(connection, f"SELECT {number}") == number
-
-    made = await connections(connect, 8)
-    for turn in range(11):
-        tasks = [asyncio.create_task(greenlet_spawn(several, connection)) for connection in made]
-        for place, task in enumerate(tasks):
-            for _ in range((turn * 7 + place * 3) % 11):
-                await asyncio.sleep(0)
-            if place % 2:
-                task.cancel()
-        await asyncio.wait(tasks)
-        for place, task in enumerate(tasks):
-            if not task.cancelled():
-                task.result()
-            if made[place].closed:
-                assert place % 2
-                made[place] = await greenlet_spawn(psycopg2.connect, dsn)
-            else:
-                assert await greenlet_spawn(query, made[place]) == 1
-    for connection in made:
-        connection.close()
+async def test_a_connection_is_whole_or_closed_after_random_cancellations(green, dsn):
+    await cancel_at_random(greenlet_spawn, dsn, turns=11, queries=20)
 
 
 @pytest.mark.parametrize("run", [greenlet_spawn, spawn])
-async def test_an_engine_with_its_pool(run, green, dsn):
+async def test_an_engine_shares_its_pool(run, green, dsn):
     # Its locks are the threads': so nobody may wait for a connection in it,
     # and the first connection, made under one, is made alone.
     engine = create_engine(
@@ -206,12 +185,12 @@ async def test_an_engine_with_its_pool(run, green, dsn):
     engine.dispose()
 
 
-def test_a_loop_that_is_closed(hub, connect, active):  # noqa: F811
+def test_closing_the_loop_closes_the_connection(hub, connect, executing):
     def main():
         loop = event_loops().new_event_loop()
         (connection,) = loop.run_until_complete(connections(connect, 1))
         task = loop.create_task(greenlet_spawn(query, connection, "SELECT pg_sleep(50) /* bridged */"))
-        while not active("/* bridged */"):
+        while not executing("/* bridged */"):
             loop.run_until_complete(asyncio.sleep(0.01))
         task._log_destroy_pending = False
         loop.close()

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from support.server_state import in_query
 
 pytestmark = pytest.mark.hub
 
@@ -39,7 +40,7 @@ def test_connecting_overlaps(connect, hub):
     assert ticker.longest_gap < 0.05
 
 
-def test_who_waits_shorter_is_done_earlier(connect, hub):
+def test_shorter_queries_are_done_earlier(connect, hub):
     done = []
 
     def sleep(seconds):
@@ -52,7 +53,7 @@ def test_who_waits_shorter_is_done_earlier(connect, hub):
     assert done == [0.2, 0.4, 0.6]
 
 
-def test_many_short_queries_on_many_connections(connect, hub):
+def test_many_short_queries_get_their_own_answers(connect, hub):
     def work(number):
         cursor = connect().cursor()
         for i in range(100):
@@ -84,7 +85,7 @@ def test_a_quick_query_is_not_held_up_by_a_large_result(connect, hub):
     assert answered >= 20
 
 
-def test_one_connection_can_be_cancelled_from_beside(connect, hub):
+def test_another_greenlet_can_cancel_a_query(connect, hub, observer):
     import psycopg2
 
     connection = connect()
@@ -93,16 +94,10 @@ def test_one_connection_can_be_cancelled_from_beside(connect, hub):
     def sleep():
         connection.cursor().execute("SELECT pg_sleep(20)")
 
-    def is_under_way():
-        cursor = other.cursor()
-        cursor.execute("SELECT state FROM pg_stat_activity WHERE pid = %s", [connection.info.backend_pid])
-        return cursor.fetchone() == ("active",)
-
-    other = connect()
-    other.autocommit = True
     task = hub.spawn(sleep)
     # In the server: a request that comes before the query is for nothing.
-    hub.wait_until(is_under_way)
+    pid = connection.info.backend_pid
+    hub.wait_until(lambda: observer.count("pid = %s AND state = 'active'", pid))
     connection.cancel()
     with pytest.raises(psycopg2.errors.QueryCanceled):
         task.wait()
@@ -116,7 +111,7 @@ def test_a_second_query_on_a_waiting_connection_is_refused(connect, hub):
 
     connection = connect()
     task = hub.spawn(connection.cursor().execute, "SELECT pg_sleep(0.2)")
-    hub.wait_until(lambda: connection.get_transaction_status() == psycopg2.extensions.TRANSACTION_STATUS_ACTIVE)
+    hub.wait_until(lambda: in_query(connection))
     with pytest.raises(psycopg2.ProgrammingError):
         connection.cursor().execute("SELECT 1")
     task.wait()
@@ -129,7 +124,7 @@ def test_the_main_greenlet_may_wait(connect):
     assert cursor.rowcount == 1
 
 
-def test_nothing_but_a_query_to_wait_for(connect, hub):
+def test_the_hub_goes_on_with_nothing_but_a_query_to_wait_for(connect, hub):
     # No timer, no other greenlet: the hub must neither end nor raise.
     connection = connect()
     assert hub.run(lambda: connection.cursor().execute("SELECT pg_sleep(0.1)")) is None

@@ -7,9 +7,11 @@ import time
 import psycopg2
 import psycopg2.extras
 import pytest
-from fix_fake import relay
-from fix_hub import NAME
+from hubs import NAME
 from psycopg2.extensions import POLL_READ, POLL_WRITE, make_dsn, set_wait_callback
+from support.network import relay
+
+pytestmark = pytest.mark.libpq
 
 
 def failure(function, *args):
@@ -32,7 +34,7 @@ def local(port, **more):
 
 
 @pytest.mark.core
-def test_tls(connect, tls_dsn, hub):
+def test_tls_connects_and_checks_the_certificate(connect, tls_dsn, hub):
     def queries(number):
         connection = connect(tls_dsn)
         cursor = connection.cursor()
@@ -51,7 +53,7 @@ def test_tls(connect, tls_dsn, hub):
     assert ticker.ticks >= 10
 
 
-def test_tls_with_the_wrong_name(tls_dsn, green, blocking_dsn_connect, hub):
+def test_tls_with_the_wrong_name_is_refused(tls_dsn, green, blocking_dsn_connect, hub):
     wrong = make_dsn(tls_dsn, host="elsewhere.example")
     kind, message = hub.run(failure, psycopg2.connect, wrong)
     with pytest.raises(psycopg2.OperationalError) as expected, blocking_dsn_connect(wrong):
@@ -60,7 +62,7 @@ def test_tls_with_the_wrong_name(tls_dsn, green, blocking_dsn_connect, hub):
     assert message == str(expected.value)
 
 
-def test_tcp(connect, tcp_dsn, hub):
+def test_tcp_connects(connect, tcp_dsn, hub):
     def query():
         cursor = connect(tcp_dsn).cursor()
         cursor.execute("SELECT pg_sleep(0.05), ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
@@ -69,7 +71,7 @@ def test_tcp(connect, tcp_dsn, hub):
     assert hub.run(query) is False
 
 
-def test_a_second_socket_while_connecting(connect, fake_server, to_server, hub):
+def test_connecting_goes_on_with_a_second_socket(connect, fake_server, to_server, hub):
     """libpq gives up TLS and connects anew, most often under the same descriptor."""
 
     def handle(client, number):
@@ -91,7 +93,7 @@ def test_a_second_socket_while_connecting(connect, fake_server, to_server, hub):
     assert server.accepted == 6
 
 
-def test_several_hosts_one_after_the_other(connect, tcp_dsn, hub):
+def test_several_hosts_are_tried_one_after_the_other(connect, tcp_dsn, hub):
     # Both are asked and refused, for they are no standby; then the first again.
     port = psycopg2.extensions.parse_dsn(tcp_dsn)["port"]
     dsn = make_dsn(
@@ -112,7 +114,7 @@ def test_several_hosts_one_after_the_other(connect, tcp_dsn, hub):
     assert [task.wait() for task in tasks] == list(range(10))
 
 
-def test_the_first_host_refuses(connect, tcp_dsn, fake_server, hub):
+def test_the_second_host_is_tried_when_the_first_refuses(connect, tcp_dsn, fake_server, hub):
     gone = fake_server(lambda client, number: None)
     gone.close()
     port = psycopg2.extensions.parse_dsn(tcp_dsn)["port"]
@@ -162,7 +164,7 @@ def test_the_descriptor_is_read_at_every_park(state, fake_connection, hub):
     [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"E", b"", b"\0" * 1000, b"R\0\0\0\x08\0\0\0\x63", b"R\0\0\0\0", b"Z" * 9],
     ids=repr,
 )
-def test_a_server_that_answers_garbage(garbage, green, fake_server, blocking_dsn_connect, hub):
+def test_garbage_while_connecting_raises_as_blocking(garbage, green, fake_server, blocking_dsn_connect, hub):
     def handle(client, number):
         client.recv(65536)
         client.sendall(garbage)
@@ -178,7 +180,7 @@ def test_a_server_that_answers_garbage(garbage, green, fake_server, blocking_dsn
 
 
 @pytest.mark.parametrize("garbage", [b"?\0\0\0\4", b"\xff" * 100, b"D\0\0\0\6\0\1", b"", b"C\0\0\0\2"], ids=repr)
-def test_garbage_in_mid_query(garbage, connect, fake_server, to_server, hub):
+def test_garbage_in_mid_query_raises_as_with_wait_select(garbage, connect, fake_server, to_server, hub):
     """The server speaks well until it is asked for the answer to everything."""
 
     def handle(client, number):
@@ -227,7 +229,7 @@ def test_a_silent_server_does_not_stop_the_others(connect, fake_server, hub):
         task.wait()
 
 
-def test_a_server_that_closes_in_mid_life(connect, fake_server, to_server, hub):
+def test_a_server_that_closes_raises_and_stops_nobody(connect, fake_server, to_server, hub):
     server = fake_server(lambda client, number: relay(client, to_server()))
     connection = connect(local(server.port, sslmode="disable", gssencmode="disable"))
     task = hub.spawn(connection.cursor().execute, "SELECT pg_sleep(0.1)")
@@ -240,7 +242,7 @@ def test_a_server_that_closes_in_mid_life(connect, fake_server, to_server, hub):
     assert connection.closed
 
 
-def test_the_server_refuses(connect, dsn, blocking_dsn_connect, hub):
+def test_the_servers_refusal_raises_as_blocking(connect, dsn, blocking_dsn_connect, hub):
     wrong = make_dsn(dsn, dbname="no such database")
     with pytest.raises(psycopg2.OperationalError) as expected, blocking_dsn_connect(wrong):
         pass
@@ -251,7 +253,7 @@ def test_the_server_refuses(connect, dsn, blocking_dsn_connect, hub):
 
 
 @pytest.mark.skipif(NAME != "eventlet", reason="gevent resolves names in threads by itself")
-def test_names_where_eventlets_resolver_is_switched_off(hub, monkeypatch):
+def test_names_are_resolved_in_threads_without_eventlets_resolver(hub, monkeypatch):
     resolve = _socket.getaddrinfo
     threads = []
 

@@ -3,22 +3,22 @@
 import contextlib
 import functools
 import gc
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
-from fix_hub import Hub
+from hubs.contract import Hub
 from psycopg2 import extensions, extras
 from psycopg2.extensions import get_wait_callback, set_wait_callback
+from support.processes import PROGRAMS, PYTHON, child_environment, running
+from support.server_state import in_query
 
 import psycogreen
 from psycogreen._psycopg2.connection import GreenConnection
@@ -97,7 +97,7 @@ def test_own_methods_are_called(connect: Any) -> None:
     assert conn.calls == ["init", "connected", "cursor", "execute", "commit", "close"]
 
 
-def test_logging_connection(connect: Any) -> None:
+def test_a_logging_connection_logs(connect: Any) -> None:
     class Log(list[Any]):
         def write(self, text: str) -> None:
             self.append(text)
@@ -114,7 +114,7 @@ def test_logging_connection(connect: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda cls: lambda dsn: cls(dsn), lambda cls: functools.partial(cls)])
-def test_connection_factory_that_is_no_class(connect: Any, make: Any) -> None:
+def test_what_a_connection_factory_makes_becomes_green(connect: Any, make: Any) -> None:
     conn = connect(connection_factory=make(extras.DictConnection))
     assert isinstance(conn, extras.DictConnection)
     assert isinstance(conn, GreenConnection)
@@ -145,7 +145,7 @@ def test_cursor_factory_keeps_its_type(connect: Any, way: str, kind: str, factor
     assert conn.cursor_factory is None
 
 
-def test_cursor_factory_of_psycopg2_on_a_dict_connection(connect: Any, blocking_dsn_connect: Any) -> None:
+def test_psycopg2s_cursor_factory_wins_on_a_dict_connection(connect: Any, blocking_dsn_connect: Any) -> None:
     conn = connect(connection_factory=extras.DictConnection, cursor_factory=extensions.cursor)
     assert not isinstance(conn.cursor(), extras.DictCursor)
     with blocking_dsn_connect(connection_factory=extras.DictConnection, cursor_factory=extensions.cursor) as conn:
@@ -183,7 +183,7 @@ def test_errors_are_psycopg2s(connect: Any, blocking_dsn_connect: Any, wrong: An
         assert str(green.value) == str(blocking.value)
 
 
-def test_only_while_the_callback_is_ours(hub: Hub, green: None, dsn: str) -> None:
+def test_connections_are_green_only_while_the_callback_is_ours(hub: Hub, green: None, dsn: str) -> None:
     def made() -> type:
         conn = psycopg2.connect(dsn)
         conn.close()
@@ -232,7 +232,9 @@ def test_factories_are_not_kept(green: None, dsn: str) -> None:
 
 @pytest.mark.parametrize("autocommit", [False, True])
 @pytest.mark.parametrize("setting", ["md5", "scram-sha-256"])
-def test_encrypt_password(connect: Any, blocking_dsn_connect: Any, autocommit: bool, setting: str) -> None:
+def test_encrypt_password_does_as_blocking(
+    connect: Any, blocking_dsn_connect: Any, autocommit: bool, setting: str
+) -> None:
     def encrypted(conn: Any) -> tuple[Any, ...]:
         conn.autocommit = autocommit
         conn.cursor().execute(f"SET password_encryption = '{setting}'")
@@ -253,7 +255,7 @@ def waiting(hub: Hub, conn: Any) -> Any:
         conn.cursor().execute("SELECT pg_sleep(60)")
 
     task = hub.spawn(execute)
-    hub.wait_until(lambda: conn.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE)
+    hub.wait_until(lambda: in_query(conn))
     hub.sleep(0.02)
     return task
 
@@ -261,41 +263,42 @@ def waiting(hub: Hub, conn: Any) -> Any:
 CLOSED = pytest.raises(psycopg2.InterfaceError, match="^connection closed by another greenlet$")
 
 
-def test_close_by_another_greenlet(hub: Hub, connect: Any) -> None:
-    conn = connect()
+@contextlib.contextmanager
+def closed_in_mid_query(hub: Hub, conn: Any) -> Iterator[Any]:
+    """Yield a connection on which a greenlet waits; the block closes it, and the greenlet is told."""
     task = waiting(hub, conn)
-    began = time.monotonic()
-    hub.run(conn.close)
-    assert time.monotonic() - began < 0.05
-    assert conn.closed == 1
-    assert task.done
-    with CLOSED:
-        task.wait()
-
-
-def test_close_by_the_main_greenlet(hub: Hub, connect: Any) -> None:
-    conn = connect()
-    task = waiting(hub, conn)
-    conn.close()
+    yield task
     assert conn.closed == 1
     with CLOSED:
         task.wait()
 
 
-def test_close_by_the_hub(hub: Hub, connect: Any) -> None:
+def test_close_by_another_greenlet_ends_the_query_at_once(hub: Hub, connect: Any) -> None:
     conn = connect()
-    task = waiting(hub, conn)
+    with closed_in_mid_query(hub, conn) as task:
+        began = time.monotonic()
+        hub.run(conn.close)
+        assert time.monotonic() - began < 0.05
+        assert task.done
 
+
+def test_close_by_the_main_greenlet_ends_the_query(hub: Hub, connect: Any) -> None:
+    conn = connect()
+    with closed_in_mid_query(hub, conn):
+        conn.close()
+
+
+def test_close_by_the_hub_ends_the_query(hub: Hub, connect: Any) -> None:
     def close() -> int:
         conn.close()
         return conn.closed
 
-    assert hub.run_in_hub(close) == 1
-    with CLOSED:
-        task.wait()
+    conn = connect()
+    with closed_in_mid_query(hub, conn):
+        assert hub.run_in_hub(close) == 1
 
 
-def test_close_by_the_collector(hub: Hub, connect: Any) -> None:
+def test_close_by_the_collector_ends_the_query(hub: Hub, connect: Any) -> None:
     """A cycle's __del__ closes the connection, in whatever greenlet."""
 
     class Owner:
@@ -306,25 +309,19 @@ def test_close_by_the_collector(hub: Hub, connect: Any) -> None:
             self.conn.close()
 
     conn = connect()
-    task = waiting(hub, conn)
-    Owner(conn)
-    gc.collect()
-    assert conn.closed == 1
-    with CLOSED:
-        task.wait()
+    with closed_in_mid_query(hub, conn):
+        Owner(conn)
+        gc.collect()
 
 
-def test_close_by_many(hub: Hub, connect: Any) -> None:
+def test_close_by_many_ends_the_query(hub: Hub, connect: Any) -> None:
     conn = connect()
-    task = waiting(hub, conn)
-    for closing in [hub.spawn(conn.close) for _ in range(10)]:
-        closing.wait()
-    assert conn.closed == 1
-    with CLOSED:
-        task.wait()
+    with closed_in_mid_query(hub, conn):
+        for closing in [hub.spawn(conn.close) for _ in range(10)]:
+            closing.wait()
 
 
-def test_close_by_a_greenlet_that_is_killed_meanwhile(hub: Hub, connect: Any) -> None:
+def test_close_by_a_greenlet_that_is_killed_meanwhile_ends_the_query(hub: Hub, connect: Any) -> None:
     conn = connect()
     task = waiting(hub, conn)
     closing = hub.spawn(conn.close)
@@ -347,7 +344,7 @@ def test_close_by_a_native_thread_waits(hub: Hub, connect: Any) -> None:
     assert ticker.longest_gap < 0.05
 
 
-def test_close_by_the_greenlet_itself(hub: Hub, connect: Any) -> None:
+def test_close_within_the_wait_ends_the_query(hub: Hub, connect: Any) -> None:
     """From within the wait, as a __del__ or a signal handler may."""
 
     class Closing(extensions.connection):
@@ -365,7 +362,7 @@ def test_close_by_the_greenlet_itself(hub: Hub, connect: Any) -> None:
     assert conn.closed
 
 
-def test_close_by_the_thread_itself(hub: Hub, connect: Any) -> None:
+def test_close_within_the_wait_of_a_thread_is_refused(hub: Hub, connect: Any) -> None:
     """The same in a thread without a hub, which can't see to it later."""
 
     class Closing(extensions.connection):
@@ -408,65 +405,17 @@ def test_own_poll_is_called(hub: Hub, connect: Any) -> None:
     assert polls
 
 
-PROGRAM = """
-import sys
-if {hub!r} == "gevent":
-    import gevent as library
-    from psycogreen.gevent import make_psycopg_green
-else:
-    import eventlet as library
-    from psycogreen.eventlet import make_psycopg_green
-make_psycopg_green()
-import psycopg2
-conn = psycopg2.connect({dsn!r})
-
-def tick():
-    while True:
-        library.sleep(0.01)
-
-if {busy}:
-    library.spawn(tick)
-    library.sleep(0)
-print("ready", flush=True)
-try:
-    conn.cursor().execute({query!r})
-except KeyboardInterrupt:
-    print("interrupted", conn.closed, flush=True)
-"""
-
-
 @pytest.fixture
 def interruptible(hub: Hub) -> None:
     if hub.name == "asyncio":
-        pytest.skip("asyncio.run() cancels the task: see test_asyncio.py")
+        pytest.skip("asyncio.run() cancels the task: see test_asyncio_cancellation.py")
 
 
-def watch(conn: Any) -> Callable[[str], int]:
-    """Return what counts, through *conn*, the server's sessions that execute a query."""
-    conn.autocommit = True
-    cursor = conn.cursor()
-
-    def active(query: str) -> int:
-        cursor.execute("SELECT FROM pg_stat_activity WHERE state = 'active' AND query = %s", (query,))
-        return cursor.rowcount
-
-    return active
-
-
-@contextlib.contextmanager
-def running(program: str, *command: str) -> Iterator[Any]:
-    """Run *program*, as an argument of *command*, until the end of the block at most."""
-    path = os.pathsep.join(filter(None, sys.path))
-    with subprocess.Popen(
-        [*command, sys.executable, "-W", "ignore", "-c", program],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def interrupted_query(dsn: str, query: str, *command: str, busy: bool) -> AbstractContextManager[Any]:
+    """Run programs/interrupted_query.py, as an argument of *command*."""
+    options = ["busy"] if busy else []
+    program = [*command, *PYTHON, PROGRAMS / "interrupted_query.py", query, *options]
+    return running(program, env=child_environment(DSN=dsn))
 
 
 def asleep(pid: int) -> bool:
@@ -476,40 +425,35 @@ def asleep(pid: int) -> bool:
 
 @pytest.mark.parametrize("server", ["dsn", "tls_dsn"])
 @pytest.mark.parametrize("busy", [False, True])
-def test_keyboard_interrupt(
-    hub: Hub, interruptible: None, request: Any, connect: Any, server: str, busy: bool
+def test_keyboard_interrupt_ends_the_query(
+    hub: Hub, interruptible: None, request: Any, observe: Any, server: str, busy: bool
 ) -> None:
     """It ends the query, in the server too, although the program ends right after."""
     dsn = request.getfixturevalue(server)
-    active = watch(connect(dsn))
+    executing = observe(dsn).executing
     query = f"SELECT pg_sleep(60) -- {request.node.name}"
-    program = PROGRAM.format(hub=hub.name, dsn=dsn, busy=busy, query=query)
-    with running(program) as process:
-        hub.wait_until(lambda: active(query) and asleep(process.pid))
+    with interrupted_query(dsn, query, busy=busy) as process:
+        hub.wait_until(lambda: executing(query) and asleep(process.pid))
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=5)[0].split() == ["ready", "interrupted", "2"]
     assert process.returncode == 0
-    hub.wait_until(lambda: not active(query), timeout=2)
+    hub.wait_until(lambda: not executing(query), timeout=2)
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace sends the signal")
 @pytest.mark.skipif(psycogreen.implementation == "python", reason="it comes before the callback's first line")
-def test_keyboard_interrupt_while_the_query_is_sent(
-    hub: Hub, interruptible: None, dsn: str, connect: Any, tmp_path: Path
+def test_keyboard_interrupt_while_the_query_is_sent_ends_it(
+    hub: Hub, interruptible: None, dsn: str, executing: Any, tmp_path: Path
 ) -> None:
     """The first Python code that runs after that raises it, and that is an adapter's."""
-    active = watch(connect(dsn))
     query = f"SELECT pg_sleep(60) -- {tmp_path.name}"
     log = tmp_path / "log"
     strace = ["strace", "-f", "-qq", "-s", "200", "-e", "trace=sendto", "-o", str(log)]
-
-    def program(query: str) -> str:
-        return PROGRAM.format(hub=hub.name, dsn=dsn, busy=True, query=query)
-
-    with running(program("SELECT 42"), *strace) as process:
+    with interrupted_query(dsn, "SELECT 42", *strace, busy=True) as process:
         assert process.wait(timeout=20) == 0
     (nth,) = (n for n, line in enumerate(log.read_text().splitlines(), 1) if "SELECT 42" in line)
-    with running(program(query), *strace, "-e", f"inject=sendto:signal=SIGINT:when={nth}") as process:
+    inject = ["-e", f"inject=sendto:signal=SIGINT:when={nth}"]
+    with interrupted_query(dsn, query, *strace, *inject, busy=True) as process:
         assert process.communicate(timeout=20)[0].split() == ["ready", "interrupted", "2"]
     assert query in log.read_text()
-    hub.wait_until(lambda: not active(query), timeout=2)
+    hub.wait_until(lambda: not executing(query), timeout=2)

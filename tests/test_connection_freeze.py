@@ -5,16 +5,14 @@ the calls, and is ended when it says nothing for too long.
 """
 
 import json
-import os
 import select
-import subprocess
 import sys
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any
 
 import pytest
 from freeze_table import ANSWERS, CALLS, REFUSED, SITUATIONS, Call
+from support.processes import TESTS, running
 
 pytestmark = pytest.mark.heavy
 
@@ -44,33 +42,23 @@ def reports(dsn: str) -> Any:
 
 
 def run(dsn: str, situation: str, names: list[str]) -> dict[str, Any]:
-    program = Path(__file__).with_name("freeze_table.py")
     told = {}
-    with subprocess.Popen(
-        [sys.executable, program, dsn, situation, *names],
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    ) as process:
+    with running([sys.executable, TESTS / "freeze_table.py", dsn, situation, *names], bufsize=1) as process:
         assert process.stdout
-        try:
-            for _ in names:
-                ready, _, _ = select.select([process.stdout], [], [], WATCHDOG)
-                line = process.stdout.readline() if ready else ""
-                if not line:
-                    break
-                report = json.loads(line)
-                told[report["call"]] = report
-        finally:
-            process.kill()
+        for _ in names:
+            ready, _, _ = select.select([process.stdout], [], [], WATCHDOG)
+            line = process.stdout.readline() if ready else ""
+            if not line:
+                break
+            report = json.loads(line)
+            told[report["call"]] = report
     return told
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("situation", SITUATIONS)
 @pytest.mark.parametrize("call", CALLS, ids=[call.name for call in CALLS])
-def test_call(reports: Any, situation: str, call: Call) -> None:
+def test_a_call_freezes_nothing(reports: Any, situation: str, call: Call) -> None:
     report = reports(situation).get(call.name)
     assert report is not None, "it froze"
     outcome, query = report["outcome"], report["query"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fix_hub import Hub
+from hubs.contract import Hub
 from psycopg2 import extras
 
 pytestmark = pytest.mark.heavy
@@ -103,7 +103,7 @@ WORK = [execute, notices, commit_with_notices, with_blocks, many, values, sessio
 
 
 @pytest.mark.parametrize("work", WORK)
-def test_the_work(connect: Any, work: Any) -> None:
+def test_the_work_succeeds_undisturbed(connect: Any, work: Any) -> None:
     """Undisturbed it does not fail."""
     conn = connect()
     for _ in range(2):
@@ -111,7 +111,7 @@ def test_the_work(connect: Any, work: Any) -> None:
 
 
 @pytest.mark.timeout(30 + KILLS // 10)
-def test_random_kills(hub: Hub, green: None, dsn: str) -> None:
+def test_random_kills_reach_the_caller_unchanged(hub: Hub, green: None, dsn: str) -> None:
     seed = random.randrange(1 << 30)
     rng = random.Random(seed)
     wrong = []

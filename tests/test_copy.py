@@ -149,7 +149,7 @@ IN = {
 
 
 @pytest.mark.parametrize("case", IN)
-def test_copy_in(case, compare):
+def test_copy_in_does_as_blocking(case, compare):
     def copy(cursor):
         IN[case](cursor)
         return loaded(cursor.connection.cursor())
@@ -212,7 +212,7 @@ OUT = {
 
 
 @pytest.mark.parametrize("case", OUT)
-def test_copy_out(case, compare):
+def test_copy_out_does_as_blocking(case, compare):
     seen = compare(OUT[case], filled)
     if case == "pieces":
         assert len(seen["returned"]) == 100
@@ -220,7 +220,7 @@ def test_copy_out(case, compare):
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "EUC_JP"])
 @pytest.mark.parametrize("direction", ["in", "in, as text", "in, failing", "out", "out, as text", "names"])
-def test_client_encodings(encoding, direction, compare):
+def test_client_encodings_do_as_blocking(encoding, direction, compare):
     def prepare(connection):
         prepared(connection)
         with connection.cursor() as cursor:
@@ -256,7 +256,7 @@ def test_quoting_follows_standard_conforming_strings(conforming, compare):
     compare(lambda c: c.copy_from(io.BytesIO(b"1\t\\x\n"), "items", null="\\x"), prepare)
 
 
-def test_no_columns(hub, connect):
+def test_an_empty_list_of_columns_is_a_syntax_error(hub, connect):
     connection = connect()
     prepared(connection)
     with pytest.raises(errors.SyntaxError):
@@ -278,7 +278,7 @@ def test_read_gets_the_size(hub, connect):
     [psycopg2.extras.DictCursor, psycopg2.extras.RealDictCursor, psycopg2.extras.NamedTupleCursor],
     ids=lambda factory: factory.__name__,
 )
-def test_cursor_factories(factory, compare):
+def test_cursors_of_factories_copy(factory, compare):
     def copy(cursor):
         assert isinstance(cursor, factory)
         cursor.copy_from(io.BytesIO(ROWS), "items")
@@ -309,7 +309,7 @@ def test_what_a_users_cursor_overrides_is_called(hub, connect):
     assert out.getvalue() == b"1\n"
 
 
-def test_a_named_cursor(hub, connect):
+def test_a_named_cursor_copies_as_any_other(hub, connect):
     # psycopg2 copies with it as with any other.
     connection = connect()
     prepared(connection)
@@ -320,7 +320,7 @@ def test_a_named_cursor(hub, connect):
     assert out.getvalue() == ROWS
 
 
-def test_a_closed_cursor(compare):
+def test_a_closed_cursor_does_as_blocking(compare):
     def copy(cursor):
         cursor.close()
         cursor.copy_from(io.BytesIO(ROWS), "items")
@@ -328,7 +328,7 @@ def test_a_closed_cursor(compare):
     compare(copy, prepared)
 
 
-def test_a_closed_connection(compare):
+def test_a_closed_connection_does_as_blocking(compare):
     def copy(cursor):
         cursor.connection.close()
         cursor.copy_to(io.BytesIO(), "items")
@@ -336,7 +336,7 @@ def test_a_closed_connection(compare):
     compare(copy, prepared)
 
 
-def test_a_prepared_transaction(hub, connect):
+def test_a_prepared_transaction_refuses_copy(hub, connect):
     connection = connect()
     connection.tpc_begin("psycogreen")
     try:
@@ -355,7 +355,7 @@ def test_a_prepared_transaction(hub, connect):
 
 @pytest.mark.parametrize("how", ["autocommit", "serializable", "read only", "in a transaction", "in a failed one"])
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_transaction(how, fails, compare):
+def test_the_transaction_is_as_blocking(how, fails, compare):
     def prepare(connection):
         prepared(connection)
         if how == "autocommit":
@@ -387,7 +387,7 @@ def test_the_transaction(how, fails, compare):
     assert statuses[0] == statuses[1]
 
 
-def test_with_connection(compare):
+def test_with_blocks_commit_and_roll_back_a_copy(compare):
     def copy(cursor):
         with cursor.connection, cursor.connection.cursor() as inner:
             inner.copy_from(io.BytesIO(ROWS), "items")
@@ -399,7 +399,7 @@ def test_with_connection(compare):
     assert len(compare(copy, prepared)["returned"]) == 3
 
 
-def test_notices_and_notifications(compare):
+def test_notices_and_notifications_arrive(compare):
     def prepare(connection):
         prepared(connection)
         with connection.cursor() as cursor:
@@ -428,7 +428,7 @@ def test_the_error_of_read_is_the_cause(hub, connect):
     assert caught.value.__cause__ is why
 
 
-def test_only_one_copy_in_a_statement(hub, connect):
+def test_two_copies_in_a_statement_are_refused(hub, connect):
     # psycopg2 itself would never return.
     connection = connect()
     filled(connection)
@@ -454,7 +454,7 @@ def test_without_a_wait_callback_psycopg2_copies(hub, connect):
         extensions.set_wait_callback(callback)
 
 
-def test_in_a_thread_without_a_hub(hub, connect):
+def test_a_thread_without_a_hub_copies(hub, connect):
     connection = connect()
     prepared(connection)
     rows = b"".join(b"%d\tx\n" % n for n in range(100000))
@@ -468,7 +468,7 @@ def test_in_a_thread_without_a_hub(hub, connect):
     assert hub.run_in_thread(copy) == rows
 
 
-def test_libpq_out_of_reach(hub, connect, monkeypatch):
+def test_copy_is_refused_with_libpq_out_of_reach(hub, connect, monkeypatch):
     from psycogreen import _libpq
 
     monkeypatch.setitem(_libpq._PROTOTYPES, "PQnix", (None, []))

@@ -1,14 +1,14 @@
 """What goes wrong in mid-COPY, at random moments."""
 
 import gc
-import os
 import random
 import time
 from contextlib import ExitStack
 
 import psycopg2
 import pytest
-from fix_copy import outcome
+from fix_copy import copy_outcome
+from support.leaks import descriptors
 
 pytestmark = pytest.mark.heavy
 
@@ -67,14 +67,11 @@ def loaded(admin, table):
     return admin.fetchone()[0]
 
 
-def gone(admin, pid):
-    admin.execute("SELECT count(*) FROM pg_stat_activity WHERE pid = %s", (pid,))
-    return admin.fetchone()[0] == 0
-
-
 @pytest.mark.parametrize("event", ["terminate", "cancel", "raise"])
 @pytest.mark.parametrize("direction", ["in", "out"])
-def test_as_blocking(event, direction, hub, connect, blocking_dsn_connect, admin, table):
+def test_what_ends_a_copy_ends_it_as_blocking(
+    event, direction, hub, connect, blocking_dsn_connect, admin, observer, table
+):
     """The server ends the session or the COPY, or the file fails: what psycopg2 does, blocking and green."""
 
     def run(connection, moment):
@@ -85,11 +82,11 @@ def test_as_blocking(event, direction, hub, connect, blocking_dsn_connect, admin
             admin.execute(f"SELECT pg_{event}_backend(%s)", (pid,))
             # Not for ever: the server may be sending why it ends, and wait for this side to read.
             deadline = time.monotonic() + 0.2
-            while event == "terminate" and not gone(admin, pid) and time.monotonic() < deadline:
+            while event == "terminate" and not observer.has_ended(pid) and time.monotonic() < deadline:
                 pass
 
         file = File(moment, act)
-        seen = outcome(connection, lambda cursor: copy(cursor, direction, table, file))
+        seen = copy_outcome(connection, lambda cursor: copy(cursor, direction, table, file))
         return seen, file.calls
 
     rng = random.Random(f"{event} {direction}")
@@ -122,14 +119,14 @@ def test_as_blocking(event, direction, hub, connect, blocking_dsn_connect, admin
 
 
 @pytest.mark.parametrize("direction", ["in", "out"])
-def test_killed(direction, hub, connect, admin, table):
+def test_a_kill_ends_the_copy_in_the_server(direction, hub, connect, admin, observer, table):
     """A kill or a Timeout closes the connection, as in a query, and what was under way in the server ends."""
     rng = random.Random(direction)
     warm = connect()
     hub.run(lambda: copy(warm.cursor(), "in", table, File(0, None)))
     warm.close()
     gc.collect()
-    watched, descriptors = hub.watched(), len(os.listdir("/proc/self/fd"))
+    before = hub.watched(), len(descriptors())
     pids = []
     for _ in range(MOMENTS // 2):
         moment = rng.randint(1, 500 if direction == "in" else ROWS // 2)
@@ -170,7 +167,7 @@ def test_killed(direction, hub, connect, admin, table):
         timeouts.close()  # libuv writes on to the memory of a timer that was not closed
         connection.close()
         del file, task, tasks, timeouts, act, cursor, connection
-    hub.wait_until(lambda: all(gone(admin, pid) for pid in pids))
+    hub.wait_until(lambda: all(observer.has_ended(pid) for pid in pids))
     assert loaded(admin, table) == 0
     gc.collect()
-    hub.wait_until(lambda: (hub.watched(), len(os.listdir("/proc/self/fd"))) == (watched, descriptors))
+    hub.wait_until(lambda: (hub.watched(), len(descriptors())) == before)

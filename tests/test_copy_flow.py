@@ -2,16 +2,14 @@
 
 import functools
 import io
-import subprocess
-import sys
-import textwrap
 import time
 
 import psycopg2
 import pytest
-from fix_hub import NAME
 from psycopg2 import errors
-from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_INTRANS
+from psycopg2.extensions import TRANSACTION_STATUS_INTRANS
+from support.processes import run_program
+from support.server_state import in_query
 
 # Seconds that the ticker may be late. benchmarks/copy.py measures how late it
 # really is; here the machine may be busy with other things.
@@ -66,10 +64,6 @@ def table(connect):
     return "copied"  # not dropped here, where a test's transaction may still be open
 
 
-def in_copy(connection):
-    return connection.get_transaction_status() == TRANSACTION_STATUS_ACTIVE
-
-
 def test_the_hub_runs_on_while_copying_in(hub, connect, table):
     cursor = connect().cursor()
     with hub.ticker(0.005) as ticker:
@@ -119,7 +113,7 @@ def test_the_turn_does_not_begin_anew_with_each_chunk(hub, connect, table):
     assert ticker.ticks > 20
 
 
-def test_one_huge_read(hub, connect, table):
+def test_one_huge_read_stops_nobody(hub, connect, table):
     cursor = connect().cursor()
     with hub.ticker(0.005) as ticker:
         hub.run(cursor.copy_from, Limited(20_000_000, size=20_000_000), table)
@@ -127,7 +121,7 @@ def test_one_huge_read(hub, connect, table):
     assert ticker.longest_gap < GAP
 
 
-def test_a_green_file(hub, connect, table):
+def test_a_green_file_lets_others_run(hub, connect, table):
     cursor = connect().cursor()
     with hub.ticker(0.005) as ticker:
         hub.run(cursor.copy_from, Limited(40, size=2, each=lambda: hub.sleep(0.01)), table)
@@ -145,7 +139,7 @@ def test_a_slow_server_slows_the_reader(hub, connect, table):
     connection = connect()
     rows = Limited(30_000_000)
     task = hub.spawn(connection.cursor().copy_from, rows, table)
-    hub.wait_until(lambda: in_copy(connection))
+    hub.wait_until(lambda: in_query(connection))
     hub.sleep(0.3)
     # The server has not even begun to read: COPY waits for the lock first.
     assert rows.given == 0
@@ -200,7 +194,7 @@ def test_a_slow_file_slows_the_server(hub, connect):
     assert sent[0] < 10000, "rows, where 3200 were taken"
 
 
-def test_many_notices(hub, connect, table):
+def test_many_notices_stop_nobody(hub, connect, table):
     """A server whose notices nobody reads while it is sent to would stop reading, and so both for ever."""
     connection = connect()
     connection.cursor().execute(
@@ -222,7 +216,7 @@ def test_others_may_not_use_the_connection(hub, connect, table):
     go_on = []
     file = Limited(1000, size=100, each=lambda: hub.wait_until(lambda: go_on))
     task = hub.spawn(cursor.copy_from, file, table)
-    hub.wait_until(lambda: in_copy(connection))
+    hub.wait_until(lambda: in_query(connection))
     hub.sleep(0.02)
     for use in (
         lambda: other.execute("SELECT 1"),
@@ -258,7 +252,7 @@ def test_the_file_may_not_use_the_connection(hub, connect, table):
         hub.run(connection.rollback)
 
 
-def test_closed_by_another_greenlet(hub, connect, table):
+def test_close_by_another_greenlet_ends_the_copy(hub, connect, table):
     for copy in (
         lambda c: c.copy_from(Rows(), table),
         lambda c: c.copy_from(Limited(1000, each=lambda: hub.sleep(0.001)), table),
@@ -267,7 +261,7 @@ def test_closed_by_another_greenlet(hub, connect, table):
     ):
         connection = connect()
         task = hub.spawn(copy, connection.cursor())
-        hub.wait_until(functools.partial(in_copy, connection))
+        hub.wait_until(functools.partial(in_query, connection))
         with hub.ticker(0.005) as ticker:
             hub.run(connection.close)
             with pytest.raises(psycopg2.InterfaceError, match="connection closed by another greenlet"):
@@ -305,7 +299,7 @@ def wrap():
 
 @pytest.mark.parametrize("instead", [reraise, wrap, bytes])
 @pytest.mark.parametrize("direction", ["in", "out"])
-def test_closed_while_the_file_waits(direction, instead, hub, connect, table, monkeypatch):
+def test_close_while_the_file_waits_ends_the_copy(direction, instead, hub, connect, table, monkeypatch):
     connection = connect()
     connection.autocommit = True
     # As on a busy machine, where the server answers before close() looks again.
@@ -323,7 +317,7 @@ def test_closed_while_the_file_waits(direction, instead, hub, connect, table, mo
         task.wait()
 
 
-def test_two_connections_at_once(hub, connect, table):
+def test_a_copy_can_feed_another(hub, connect, table):
     """From one COPY into another, without a byte on disk."""
 
     class Pipe:
@@ -352,38 +346,6 @@ def test_two_connections_at_once(hub, connect, table):
 
 
 @pytest.mark.parametrize("direction", ["in", "out"])
-def test_memory(direction, dsn):
+def test_a_large_copy_takes_little_memory(direction, dsn):
     """In a process of its own, as its peak is what counts."""
-    program = f"""
-        def peak():  # getrusage() would count what the parent was before exec()
-            return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
-        import re
-        import psycogreen.{NAME}, psycopg2
-        psycogreen.{NAME}.make_psycopg_green()
-        class File:
-            left = 300_000_000 // 81920
-            def read(self, size):
-                self.left -= 1
-                return b"" if self.left < 0 else row * 1024
-            def write(self, data):
-                pass
-        row = b"1" * 79 + b"\\n"
-        connection = psycopg2.connect({dsn!r})
-        cursor = connection.cursor()
-        cursor.execute("CREATE TEMPORARY TABLE t (line text)")
-        def copy(megabytes):
-            if {direction!r} == "in":
-                File.left = megabytes * 1_000_000 // 81920
-                cursor.copy_expert("COPY t FROM STDIN WHERE false", File())
-            else:
-                rows = f"generate_series(1, {{megabytes * 12500}})"
-                cursor.copy_expert(f"COPY (SELECT repeat('1', 79) FROM {{rows}}) TO STDOUT", File())
-        copy(1)
-        before = peak()
-        copy(300)
-        print(peak() - before)
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=100, check=True
-    )
-    assert int(done.stdout) < 32 * 1024
+    assert int(run_program("copy_memory", direction, DSN=dsn, timeout=100)) < 32 * 1024

@@ -15,7 +15,7 @@ def engine(green, dsn):
     engine.dispose()
 
 
-def test_sqlalchemy_raw_connection(hub, engine):
+def test_a_raw_connection_of_sqlalchemy_copies(hub, engine):
     def recipe():
         connection = engine.raw_connection()
         try:
@@ -32,7 +32,7 @@ def test_sqlalchemy_raw_connection(hub, engine):
     assert hub.run(recipe) == "n,name\n1,one\n2,two\n"
 
 
-def test_sqlalchemy_session(hub, engine):
+def test_a_session_of_sqlalchemy_copies(hub, engine):
     from sqlalchemy import text
 
     def recipe():
@@ -64,7 +64,7 @@ def psql_insert_copy(table, conn, keys, data_iter):
         cur.copy_expert(sql=sql, file=s_buf)
 
 
-def test_pandas(hub, engine):
+def test_pandas_copies(hub, engine):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"n": range(5000), "name": [f"row {n}" for n in range(5000)]})
 

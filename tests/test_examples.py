@@ -1,22 +1,19 @@
 """The scripts that a person runs: the examples and the demo."""
 
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-HERE = Path(__file__).parent
+from support.processes import TESTS, child_environment
 
 pytestmark = pytest.mark.once
 
 
 def run(script: str, dsn: str) -> str:
     return subprocess.run(
-        [sys.executable, HERE / script],
-        env={**os.environ, "DATABASE_URL": dsn, "COLUMNS": "100"},
+        [sys.executable, TESTS / script],
+        env=child_environment(DATABASE_URL=dsn, COLUMNS="100"),
         check=True,
         stdout=subprocess.PIPE,
         text=True,
@@ -24,7 +21,7 @@ def run(script: str, dsn: str) -> str:
 
 
 @pytest.mark.parametrize("hub", ["gevent", "eventlet"])
-def test_example(hub, dsn):
+def test_an_example_overlaps_queries_and_requests(hub, dsn):
     told = [line.split(maxsplit=4) for line in run(f"example_{hub}.py", dsn).splitlines()]
     assert all(line[1] == "s" for line in told)
     events = [(f"{kind} {number}", what) for _, _, kind, number, what in told]
@@ -34,7 +31,7 @@ def test_example(hub, dsn):
     assert sorted(events[6:]) == [(name, "was told: done") for name in everybody]
 
 
-def test_demo(dsn):
+def test_the_demo_shows_the_speed_up(dsn):
     pytest.importorskip("rich")
     shown = run("demo.py", dsn)
     assert shown.count("40/40") == 3

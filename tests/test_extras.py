@@ -3,6 +3,7 @@
 import copy
 import datetime
 import decimal
+import functools
 import ipaddress
 import json
 import pickle
@@ -15,8 +16,9 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fix_hub import Hub
+from hubs.contract import Hub
 from psycopg2 import extensions, extras, sql
+from support.outcomes import outcome
 
 
 def fetch(conn: Any, query: Any, args: Any = None, **kwargs: Any) -> Any:
@@ -226,23 +228,9 @@ RECIPES = [
 ]  # fmt: skip
 
 
-def outcome(recipe: Callable[[Any], Any], conn: Any) -> Any:
-    try:
-        return recipe(conn)
-    except Exception as exc:
-        return type(exc), str(exc)
-
-
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)
-def test_as_the_blocking_driver(
-    recipe: Callable[[Any], Any],
-    hub: Hub,
-    connect: Callable[..., Any],
-    blocking_dsn_connect: Callable[..., AbstractContextManager[Any]],
-) -> None:
-    with blocking_dsn_connect() as conn:
-        expected = outcome(recipe, conn)
-    assert hub.run(outcome, recipe, connect()) == expected
+def test_the_outcome_is_that_of_blocking_psycopg2(recipe: Callable[[Any], Any], both_ways: Callable[..., Any]) -> None:
+    both_ways(functools.partial(outcome, recipe))
 
 
 def test_a_named_cursor_goes_from_greenlet_to_greenlet(hub: Hub, connect: Callable[..., Any]) -> None:
@@ -264,7 +252,7 @@ def test_a_named_cursor_goes_from_greenlet_to_greenlet(hub: Hub, connect: Callab
     cur.close()
 
 
-def test_greenlets_that_take_from_one_cursor_at_a_time(hub: Hub, connect: Callable[..., Any]) -> None:
+def test_greenlets_at_one_cursor_are_refused_while_it_is_busy(hub: Hub, connect: Callable[..., Any]) -> None:
     # One at a time is refused while another one is in the query, not mixed up.
     conn = connect()
     cur = conn.cursor("shared")
@@ -290,7 +278,7 @@ def test_greenlets_that_take_from_one_cursor_at_a_time(hub: Hub, connect: Callab
     assert set(refused) == {"fetchone cannot be used while an asynchronous query is underway"}
 
 
-def test_pandas(
+def test_pandas_reads_as_blocking(
     hub: Hub,
     connect: Callable[..., Any],
     blocking_dsn_connect: Callable[..., AbstractContextManager[Any]],

@@ -8,8 +8,10 @@ import sys
 import psycopg2
 import psycopg2.extensions
 import pytest
-from fix_hub import NAME
+from hubs import NAME
 from psycopg2.extensions import set_wait_callback
+from support.leaks import descriptors
+from support.server_state import in_query
 
 from psycogreen._psycopg2 import cancel
 
@@ -36,7 +38,7 @@ def counts(hub):
     return {
         "objects": len(gc.get_objects()),
         "blocks of memory": sys.getallocatedblocks(),
-        "descriptors": len(os.listdir("/proc/self/fd")),
+        "descriptors": len(descriptors()),
         "threads": len(os.listdir("/proc/self/task")),
         "watched": hub.watched(),
     }
@@ -71,11 +73,7 @@ def run(hub, work, times):
             task.wait(timeout=None)
 
 
-def in_query(connection):
-    return connection.get_transaction_status() == psycopg2.extensions.TRANSACTION_STATUS_ACTIVE
-
-
-def test_queries(connect, hub):
+def test_queries_leave_nothing(connect, hub):
     idle = [connect() for _ in range(AT_ONCE)]
 
     def query():
@@ -90,7 +88,7 @@ def test_queries(connect, hub):
     assert_nothing_is_left(hub, query, 1_000)
 
 
-def test_connections(green, dsn, hub):
+def test_connections_leave_nothing(green, dsn, hub):
     def query():
         connection = psycopg2.connect(dsn)
         connection.cursor().execute("SELECT 1")
@@ -99,7 +97,7 @@ def test_connections(green, dsn, hub):
     assert_nothing_is_left(hub, query, 500)
 
 
-def test_kills_in_mid_query(green, dsn, hub):
+def test_kills_in_mid_query_leave_nothing(green, dsn, hub):
     def query(connections):
         connection = psycopg2.connect(dsn, options=CHECK_CLIENT)
         connections.append(connection)
@@ -113,20 +111,20 @@ def test_kills_in_mid_query(green, dsn, hub):
         task.kill(Killed())
         task.wait(timeout=None)
 
-    assert_nothing_is_left(hub, kill, 1_000)
+    assert_nothing_is_left(hub, kill, 500)
 
 
-def test_timeouts_of_the_hub(green, dsn, hub):
+def test_timeouts_of_the_hub_leave_nothing(green, dsn, hub):
     def query():
         connection = psycopg2.connect(dsn, options=CHECK_CLIENT)
         with pytest.raises(hub.Timeout), hub.Timeout(0.01):
             connection.cursor().execute("SELECT pg_sleep(20)")
 
-    assert_nothing_is_left(hub, query, 1_000)
+    assert_nothing_is_left(hub, query, 500)
 
 
 @pytest.mark.skipif(NAME == "eventlet", reason="eventlet's callback only accepts a timeout")
-def test_timeouts_of_the_callback(green, dsn, hub):
+def test_timeouts_of_the_callback_leave_nothing(green, dsn, hub):
     limited = functools.partial(hub.wait_callback, timeout=0.01)
 
     def query():
@@ -140,4 +138,4 @@ def test_timeouts_of_the_callback(green, dsn, hub):
         limited = False
 
     set_wait_callback(lambda connection: (limited if connection.limited else hub.wait_callback)(connection))
-    assert_nothing_is_left(hub, query, 1_000)
+    assert_nothing_is_left(hub, query, 500)

@@ -44,7 +44,7 @@ def text(exc):
 
 
 @pytest.fixture
-def compare(hub, connect, blocking_dsn_connect):
+def compare(both_ways):
     """Run *scenario* with a log and a connection, blocking and green; the logs must be equal."""
 
     def compare(scenario, **kwargs):
@@ -55,12 +55,7 @@ def compare(hub, connect, blocking_dsn_connect):
                 log("rollback", connection.rollback)
             return log.seen
 
-        with blocking_dsn_connect(**kwargs) as connection:
-            expected = run(connection)
-        connection = connect(**kwargs)
-        got = hub.run(run, connection)
-        connection.close()
-        assert got == expected
+        got = both_ways(run, **kwargs)
         assert len(got) > 1
         return got
 
@@ -72,7 +67,7 @@ def state(log, lobject):
 
 
 @pytest.mark.parametrize("mode", ["", None, "r", "w", "rw", "n", "rb", "wb", "rwb", "nb", "nt", "t", "b", "rt", "rwt"])
-def test_modes(compare, mode):
+def test_modes_do_as_blocking(compare, mode):
     def scenario(log, connection):
         new = log("new", connection.lobject, 0, mode)
         state(log, new)
@@ -91,7 +86,7 @@ def test_modes(compare, mode):
 
 
 @pytest.mark.parametrize("mode", ["r", "rb"])
-def test_writing_what_was_opened_for_reading(compare, mode):
+def test_writing_what_was_opened_for_reading_raises_as_blocking(compare, mode):
     def scenario(log, connection):
         new = connection.lobject()  # kept, or psycopg2 closes it
         log("write", log("open", connection.lobject, new.oid, mode).write, b"x")
@@ -114,7 +109,7 @@ BAD_ARGUMENTS = {
 
 
 @pytest.mark.parametrize("kind", BAD_ARGUMENTS)
-def test_bad_arguments(compare, kind):
+def test_bad_arguments_raise_as_blocking(compare, kind):
     def scenario(log, connection):
         connection.lobject()  # so that libpq knows the functions and fails as later
         for arguments in BAD_ARGUMENTS[kind]:
@@ -130,7 +125,7 @@ def test_bad_arguments(compare, kind):
     compare(scenario)
 
 
-def test_bad_arguments_of_methods(compare):
+def test_bad_arguments_of_methods_raise_as_blocking(compare):
     class Number:
         def __index__(self):
             return 3
@@ -170,7 +165,7 @@ def test_bad_arguments_of_methods(compare):
 @pytest.mark.parametrize(
     ("method", "arguments"), [("seek", (-5,)), ("seek", (0, 9)), ("seek", (-1, 2)), ("truncate", (-1,))]
 )
-def test_refused_by_the_server(compare, method, arguments):
+def test_what_the_server_refuses_raises_as_blocking(compare, method, arguments):
     def scenario(log, connection):
         lobject = connection.lobject()
         log(method, getattr(lobject, method), *arguments)
@@ -265,7 +260,7 @@ STATES = {
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("which", STATES)
-def test_states(compare, which, method):
+def test_methods_in_all_states_do_as_blocking(compare, which, method):
     def scenario(log, connection):
         lobject = STATES[which](connection)
         log(method, getattr(lobject, method), *METHODS[method])
@@ -274,12 +269,12 @@ def test_states(compare, which, method):
         log("again", getattr(lobject, method), *METHODS[method])
 
     if which == "terminated" and method in ("export", "unlink", "close"):
-        pytest.skip("libpq has other words here: see test_terminated")
+        pytest.skip("libpq has other words here: see test_methods_of_a_terminated_connection_raise_as_blocking")
     compare(scenario)
 
 
 @pytest.mark.parametrize("method", ["export", "unlink", "close"])
-def test_terminated(compare, method):
+def test_methods_of_a_terminated_connection_raise_as_blocking(compare, method):
     def scenario(log, connection):
         lobject = connection.lobject()
         terminate(connection)
@@ -295,7 +290,7 @@ def test_terminated(compare, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_after_the_connection_was_closed(connect, blocking_dsn_connect, method):
+def test_methods_of_a_closed_connection_raise_as_blocking(connect, blocking_dsn_connect, method):
     def seen(connection):
         lobject = connection.lobject()
         connection.close()
@@ -310,7 +305,7 @@ def test_after_the_connection_was_closed(connect, blocking_dsn_connect, method):
     assert seen(connect()) == expected
 
 
-def test_lobject_of_a_terminated_connection(connect, blocking_dsn_connect):
+def test_lobject_on_a_terminated_connection_raises_as_blocking(connect, blocking_dsn_connect):
     def seen(connection, begin):
         if begin:
             connection.cursor().execute("SELECT 1")
@@ -325,7 +320,7 @@ def test_lobject_of_a_terminated_connection(connect, blocking_dsn_connect):
         assert seen(connect(), begin) == expected
 
 
-def test_autocommit(compare):
+def test_autocommit_raises_as_blocking(compare):
     def scenario(log, connection):
         connection.autocommit = True
         log("new", connection.lobject)
@@ -335,7 +330,7 @@ def test_autocommit(compare):
     compare(scenario)
 
 
-def test_begins_as_psycopg2_does(compare):
+def test_a_transaction_begins_as_blocking(compare):
     def scenario(log, connection):
         connection.set_session(isolation_level="SERIALIZABLE", readonly=True)
         log("read only", connection.lobject)
@@ -354,7 +349,7 @@ def test_begins_as_psycopg2_does(compare):
     compare(scenario)
 
 
-def test_two_phase_commit(connect, blocking_dsn_connect):
+def test_a_prepared_transaction_raises_as_blocking(connect, blocking_dsn_connect):
     def seen(connection):
         connection.tpc_begin("test_lobject")
         lobject = connection.lobject()
@@ -379,7 +374,7 @@ def test_two_phase_commit(connect, blocking_dsn_connect):
     assert seen(connect()) == expected
 
 
-def test_over_two_gigabytes(compare):
+def test_positions_over_two_gigabytes_are_as_blocking(compare):
     def scenario(log, connection):
         lobject = connection.lobject(0, "wb")
         log("truncate", lobject.truncate, 3 << 30)
@@ -395,7 +390,7 @@ SIZES = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK + 5]
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", ["t", "b"])
-def test_sizes(compare, size, kind):
+def test_data_of_all_sizes_is_as_blocking(compare, size, kind):
     data = random.Random(size).randbytes(size) if kind == "b" else ("aü€𝄞" * size)[:size]
 
     def scenario(log, connection):
@@ -423,7 +418,7 @@ def test_sizes(compare, size, kind):
 @pytest.mark.parametrize(
     "sample", ["ascii", "déjà", "日本語", "Привет", "\ud800", "é" * CHUNK + "日本" * CHUNK, "x" * CHUNK * 2 + "\ud800"]
 )
-def test_encodings(compare, encoding, sample):
+def test_encodings_are_as_blocking(compare, encoding, sample):
     def scenario(log, connection):
         connection.set_client_encoding(encoding)
         lobject = connection.lobject()
@@ -442,7 +437,7 @@ def test_encodings(compare, encoding, sample):
 
 
 @pytest.mark.parametrize("where", [0, 100, CHUNK - 1, CHUNK, 2 * CHUNK + 3, 3 * CHUNK - 1])
-def test_undecodable(compare, where):
+def test_what_can_not_be_decoded_raises_as_blocking(compare, where):
     def scenario(log, connection):
         lobject = connection.lobject(0, "wt")
         data = bytearray(b"abc" * CHUNK)
@@ -458,7 +453,7 @@ def test_undecodable(compare, where):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_calls(compare, seed):
+def test_random_calls_do_as_blocking(compare, seed):
     def scenario(log, connection):
         chance = random.Random(seed)
         objects = [connection.lobject(0, chance.choice(["rwb", "w", "wb"]))]
@@ -486,7 +481,7 @@ def test_random_calls(compare, seed):
 
 
 @pytest.mark.parametrize("size", [0, 10, CHUNK, 2 * CHUNK + 7])
-def test_import_and_export(compare, tmp_path, size):
+def test_import_and_export_do_as_blocking(compare, tmp_path, size):
     data = random.Random(size).randbytes(size)
     (tmp_path / "in ü").write_bytes(data)
 
@@ -513,7 +508,7 @@ def test_import_and_export(compare, tmp_path, size):
 
 
 @pytest.mark.parametrize("name", ["nonexistent/file", "directory", ""])
-def test_files_that_fail(compare, tmp_path, name):
+def test_files_that_fail_raise_as_blocking(compare, tmp_path, name):
     (tmp_path / "directory").mkdir()
     path = str(tmp_path / name) if name else name
 
@@ -532,7 +527,7 @@ def test_files_that_fail(compare, tmp_path, name):
     compare(scenario)
 
 
-def test_disk_full(compare):
+def test_a_full_disk_raises_as_blocking(compare):
     def scenario(log, connection):
         lobject = connection.lobject()
         lobject.write(b"x" * CHUNK)
@@ -540,161 +535,3 @@ def test_disk_full(compare):
         log("tell", lobject.tell)
 
     compare(scenario)
-
-
-# What is green only.
-
-
-def test_is_a_psycopg2_lobject(hub, connect):
-    lobject = hub.run(connect().lobject)
-    assert isinstance(lobject, extensions.lobject)
-    pattern = r"<lobject object at 0x[0-9a-f]+; closed: %d>"
-    assert re.fullmatch(pattern % 0, repr(lobject))
-    assert re.fullmatch(pattern % 0, str(lobject))
-    hub.run(lobject.close)
-    assert re.fullmatch(pattern % 1, repr(lobject))
-
-
-def test_factory(hub, connect):
-    class Logged(extensions.lobject):
-        def __init__(self, conn, *args):
-            self.arguments = args
-            super().__init__(conn, *args)
-
-        def read(self, *args):
-            return "<" + super().read(*args) + ">"
-
-    class Untouched(extensions.lobject):
-        def __init__(self, *args):
-            pass
-
-    def run():
-        connection = connect()
-        lobject = connection.lobject(0, "w", UNUSED, lobject_factory=Logged)
-        assert isinstance(lobject, Logged)
-        assert type(lobject).__name__ == "Logged"
-        assert lobject.arguments == (0, "w", UNUSED)
-        lobject.write("abc")
-        lobject.seek(0)
-        assert lobject.read() == "<abc>"
-        again = connection.lobject(lobject.oid, lobject_factory=Logged)
-        assert type(again) is type(lobject)
-        assert again.arguments == (UNUSED, "", 0)
-        with pytest.raises(psycopg2.OperationalError):
-            connection.lobject(mode=None, new_file="/nonexistent/file", lobject_factory=Logged)
-        connection.rollback()
-
-        untouched = connection.lobject(lobject_factory=Untouched)
-        assert (untouched.oid, untouched.mode, untouched.closed) == (0, None, True)
-        with pytest.raises(psycopg2.InterfaceError, match="lobject already closed"):
-            untouched.read()
-
-    hub.run(run)
-
-
-def test_users_typecasters_and_factories_are_not_used(hub, connect):
-    def fail(*args):
-        raise AssertionError("used")
-
-    class Cursor(extensions.cursor):
-        def execute(self, *args):
-            fail()
-
-    def run():
-        connection = connect(cursor_factory=Cursor)
-        for oids, name in ((20, 23, 26), "numbers"), ((17,), "bytea"):
-            extensions.register_type(extensions.new_type(oids, name, fail), connection)
-        lobject = connection.lobject()
-        lobject.write("abc")
-        assert lobject.seek(0) == 0
-        assert lobject.read() == "abc"
-        lobject.unlink()
-        assert connection.notices == []
-
-    hub.run(run)
-
-
-def test_of_another_schema(hub, connect):
-    """A user's function of the same name is not called."""
-
-    def run():
-        connection = connect()
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "CREATE SCHEMA mine;"
-                " CREATE FUNCTION mine.loread(int, int) RETURNS bytea LANGUAGE sql AS $$ SELECT 'no'::bytea $$;"
-                " SET search_path = mine, pg_catalog"
-            )
-        lobject = connection.lobject()
-        lobject.write("abc")
-        lobject.seek(0)
-        assert lobject.read() == "abc"
-
-    hub.run(run)
-
-
-def test_server_without_the_64_bit_functions(hub, connect):
-    class Old(extensions.connection):
-        server_version = 90200
-
-    def run():
-        lobject = connect(connection_factory=Old).lobject()
-        lobject.write(b"some data")
-        assert lobject.seek(-4, 2) == 5
-        assert lobject.tell() == 5
-        assert lobject.read() == "data"
-        assert lobject.truncate(4) is None
-        for offset in 1 << 31, -(1 << 31) - 1:
-            with pytest.raises(
-                psycopg2.NotSupportedError, match=rf"offset out of range \({offset}\): server version 90200"
-            ):
-                lobject.seek(offset)
-        with pytest.raises(psycopg2.NotSupportedError, match=r"len out of range \(2147483648\)"):
-            lobject.truncate(1 << 31)
-        assert lobject.seek(0, 2) == 4
-
-    hub.run(run)
-
-
-def test_read_past_the_end(hub, connect):
-    """psycopg2 raises MemoryError."""
-
-    def run():
-        lobject = connect().lobject()
-        lobject.seek(100)
-        assert lobject.read() == ""
-        assert lobject.tell() == 100
-
-    hub.run(run)
-
-
-def test_libpq_out_of_reach(hub, connect, monkeypatch):
-    def libpq():
-        raise psycopg2.NotSupportedError("the libpq inside psycopg2 can't be reached")
-
-    def run():
-        connection = connect()
-        with pytest.raises(psycopg2.NotSupportedError, match="can't be reached"):
-            connection.lobject()
-        connection.rollback()
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
-
-    monkeypatch.setattr("psycogreen._libpq.binary_query.libpq", libpq)
-    hub.run(run)
-
-
-def test_without_a_wait_callback_it_is_psycopg2s_own(connect, blocking_dsn_connect):
-    connect()
-    with blocking_dsn_connect() as connection:
-        assert type(connection.lobject()) is extensions.lobject
-
-
-def test_asynchronous_connection(connect, dsn):
-    from psycopg2.extras import wait_select
-
-    connection = psycopg2.connect(dsn, async_=True)
-    wait_select(connection)
-    with pytest.raises(psycopg2.ProgrammingError, match="asynchronous"):
-        connection.lobject()
-    connection.close()

@@ -7,6 +7,8 @@ import resource
 import psycopg2
 import pytest
 from psycopg2 import extensions
+from support.leaks import descriptors
+from support.server_state import in_query
 
 from psycogreen._psycopg2.large_objects import CHUNK
 
@@ -23,10 +25,6 @@ def ask(connection, query, *args):
     with connection.cursor() as cursor:
         cursor.execute(query, args)
         return cursor.fetchone()[0]
-
-
-def waits_for_a_lock(watcher, pid):
-    return ask(watcher, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'", pid)
 
 
 @pytest.fixture
@@ -47,12 +45,12 @@ def contended(hub, connect, watcher):
 
 
 @pytest.fixture
-def waiting(hub, contended, watcher):
+def waiting(hub, contended, observer):
     """The same, and a task that waits in write()."""
     connection, lobject, other = contended
     pid = connection.info.backend_pid
     task = hub.spawn(lobject.write, b"new")
-    hub.wait_until(lambda: hub.run(waits_for_a_lock, watcher, pid))
+    hub.wait_until(lambda: observer.waits_for_a_lock(pid))
     return connection, lobject, other, task
 
 
@@ -71,7 +69,7 @@ def test_the_hub_runs_on(hub, connect):
     assert ticker.ticks > 20
 
 
-def test_side_by_side(hub, connect):
+def test_objects_are_used_side_by_side(hub, connect):
     def run(number):
         connection = connect()
         data = b"%d" % number * 100_000
@@ -88,7 +86,7 @@ def test_side_by_side(hub, connect):
 
 
 @pytest.mark.parametrize("method", ["read", "tell", "close", "unlink"])
-def test_another_greenlet_uses_the_object(hub, waiting, method):
+def test_another_greenlet_may_not_use_the_object(hub, waiting, method):
     _, lobject, other, task = waiting
     with pytest.raises(psycopg2.ProgrammingError, match="another greenlet"):
         hub.run(getattr(lobject, method))
@@ -98,7 +96,7 @@ def test_another_greenlet_uses_the_object(hub, waiting, method):
 
 
 @pytest.mark.parametrize("method", ["commit", "rollback", "lobject", "reset"])
-def test_another_greenlet_uses_the_connection(hub, waiting, method):
+def test_another_greenlet_may_not_use_the_connection(hub, waiting, method):
     connection, lobject, other, task = waiting
     with pytest.raises(psycopg2.ProgrammingError, match="another greenlet"):
         hub.run(getattr(connection, method))
@@ -111,10 +109,10 @@ def test_another_greenlet_uses_the_connection(hub, waiting, method):
     hub.run(connection.rollback)
 
 
-def test_while_another_greenlet_is_in_a_query(hub, contended):
+def test_an_object_may_not_be_used_beside_a_query(hub, contended):
     connection, lobject, _ = contended
     task = hub.spawn(ask, connection, "SELECT pg_sleep(0.5), 1")
-    hub.wait_until(lambda: connection.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE)
+    hub.wait_until(lambda: in_query(connection))
     for method in connection.lobject, lobject.read, lobject.close, lobject.unlink, lobject.tell:
         with pytest.raises(psycopg2.ProgrammingError, match="another greenlet"):
             hub.run(method)
@@ -126,9 +124,9 @@ class Stop(Exception):
     pass
 
 
-def test_kill(hub, waiting, watcher):
+def test_a_kill_ends_the_call_in_the_server(hub, waiting, observer):
     connection, lobject, _, task = waiting
-    pid = ask(watcher, "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    pid = connection.info.backend_pid
     task.kill(Stop)
     with pytest.raises(Stop):
         task.wait()
@@ -136,11 +134,10 @@ def test_kill(hub, waiting, watcher):
     assert lobject.closed
     with pytest.raises(psycopg2.InterfaceError):
         lobject.read()
-    gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = %s"
-    hub.wait_until(lambda: hub.run(ask, watcher, gone, pid), timeout=5)
+    hub.wait_until(lambda: observer.has_ended(pid), timeout=5)
 
 
-def test_timeout(hub, contended):
+def test_a_timeout_closes_the_connection(hub, contended):
     connection, lobject, _ = contended
 
     def run():
@@ -152,7 +149,7 @@ def test_timeout(hub, contended):
     assert connection.closed
 
 
-def test_close_from_another_greenlet(hub, waiting):
+def test_close_by_another_greenlet_ends_the_call(hub, waiting):
     connection, _, _, task = waiting
     hub.run(connection.close)
     with pytest.raises(psycopg2.InterfaceError, match="closed by another greenlet"):
@@ -160,23 +157,22 @@ def test_close_from_another_greenlet(hub, waiting):
     assert connection.closed
 
 
-def test_termination(hub, waiting, watcher):
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [("pg_terminate_backend", "terminating connection"), ("pg_cancel_backend", "canceling statement")],
+)
+def test_what_the_server_ends_raises_its_message(hub, waiting, watcher, function, message):
     connection, lobject, _, task = waiting
-    hub.run(ask, watcher, "SELECT pg_terminate_backend(%s)", connection.info.backend_pid)
-    with pytest.raises(psycopg2.OperationalError, match="terminating connection"):
+    hub.run(ask, watcher, f"SELECT {function}(%s)", connection.info.backend_pid)
+    with pytest.raises(psycopg2.OperationalError, match=message):
         task.wait()
-    assert connection.closed == 2
-    assert lobject.closed
-
-
-def test_server_cancels(hub, waiting, watcher):
-    connection, _, _, task = waiting
-    hub.run(ask, watcher, "SELECT pg_cancel_backend(%s)", connection.info.backend_pid)
-    with pytest.raises(psycopg2.OperationalError, match="canceling statement"):
-        task.wait()
-    assert not connection.closed
-    hub.run(connection.rollback)
-    assert hub.run(connection.lobject)
+    if function == "pg_terminate_backend":
+        assert connection.closed == 2
+        assert lobject.closed
+    else:
+        assert not connection.closed
+        hub.run(connection.rollback)
+        assert hub.run(connection.lobject)
 
 
 def test_nothing_is_left(hub, contended, watcher):
@@ -192,7 +188,7 @@ def test_nothing_is_left(hub, contended, watcher):
 
     def objects():
         gc.collect()
-        return len(gc.get_objects()), len(os.listdir("/proc/self/fd"))
+        return len(gc.get_objects()), len(descriptors())
 
     hub.run(run)
     before = objects()
@@ -202,7 +198,7 @@ def test_nothing_is_left(hub, contended, watcher):
     assert after[1] == before[1]
 
 
-def test_memory(hub, connect):
+def test_reading_again_takes_no_more_memory(hub, connect):
     def run(times):
         for _ in range(times):
             lobject.seek(0)
@@ -215,7 +211,7 @@ def test_memory(hub, connect):
     assert hub.run(run, 100) - before < 50_000  # of 400,000 kB
 
 
-def test_dropped_without_close(hub, connect):
+def test_an_object_can_be_dropped_without_close(hub, connect):
     def run():
         connection = connect()
         for _ in range(10):
@@ -257,7 +253,7 @@ def test_a_slow_file_does_not_stop_the_hub(hub, connect, tmp_path):
         task.wait()
 
 
-def test_kill_beside_a_slow_file(hub, connect, tmp_path):
+def test_a_kill_beside_a_slow_file_leaves_nothing_open(hub, connect, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     connection = connect()
@@ -268,12 +264,12 @@ def test_kill_beside_a_slow_file(hub, connect, tmp_path):
     with pytest.raises(Stop):
         task.wait()
     assert connection.closed
-    descriptors = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     os.close(os.open(pipe, os.O_WRONLY))  # lets the thread go
-    hub.wait_until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
+    hub.wait_until(lambda: len(descriptors()) <= before)
 
 
-def test_in_a_thread_without_a_hub(hub, connect, tmp_path):
+def test_a_thread_without_a_hub_uses_objects(hub, connect, tmp_path):
     connection = connect()
     path = str(tmp_path / "file")
 

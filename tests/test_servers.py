@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import pytest
-from fix_hub import wait_until
-from fix_servers import LOOPS, ROOT
+from fix_application_server import LOOPS
+from support.processes import ROOT, child_environment
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.once
 
@@ -111,7 +112,7 @@ class TestGunicorn:
         assert server.stop() == 0
 
     @compiled
-    def test_workers_that_end_by_themselves(self, gunicorn, loop):
+    def test_workers_that_end_by_themselves_lose_no_request(self, gunicorn, loop):
         server = gunicorn("--max-requests", str(2 * AT_ONCE))
         with server.load(AT_ONCE) as load:
             server.wait_for(lambda: len(workers(server, loop)) == 2)
@@ -119,7 +120,7 @@ class TestGunicorn:
         assert server.stop() == 0
 
     @compiled
-    def test_pool_made_before_the_fork(self, gunicorn, tmp_path):
+    def test_a_pool_made_before_the_fork_serves(self, gunicorn, tmp_path):
         # It connects with its lock held.
         (tmp_path / "pooled.py").write_text(POOLED)
         server = gunicorn("--preload", "--pythonpath", str(tmp_path), application="pooled:application")
@@ -127,7 +128,7 @@ class TestGunicorn:
         assert server.stop() == 0
 
     @compiled
-    def test_killed_worker(self, gunicorn, loop):
+    def test_a_killed_worker_loses_its_own_requests_only(self, gunicorn, loop):
         server = gunicorn()
         with server.load(AT_ONCE) as load:
             wait_until(lambda: server.at_once() == AT_ONCE)
@@ -224,7 +225,7 @@ def script_of(folder, environment, script):
     return subprocess.run(
         [sys.executable, "-c", script],
         cwd=folder,
-        env={**os.environ, **environment},
+        env=child_environment(**environment),
         check=True,
         stdout=subprocess.PIPE,
         text=True,

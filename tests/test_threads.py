@@ -6,7 +6,7 @@ import time
 
 import psycopg2
 import pytest
-from fix_hub import NAME
+from hubs import NAME
 from psycopg2.extensions import POLL_READ, POLL_WRITE, set_wait_callback
 
 pytestmark = pytest.mark.hub
@@ -36,14 +36,14 @@ def test_a_thread_without_a_hub_connects_sends_and_receives(connect, hub):
     assert hub.run_in_thread(query) == (5_000_000, None)
 
 
-def test_errors_in_a_thread_without_a_hub(connect, hub):
+def test_errors_reach_a_thread_without_a_hub(connect, hub):
     with pytest.raises(psycopg2.errors.DivisionByZero):
         hub.run_in_thread(connect().cursor().execute, "SELECT 1 / 0")
 
 
 @pytest.mark.skipif(NAME == "eventlet", reason="eventlet's callback only accepts a timeout")
 @pytest.mark.parametrize("state", [POLL_READ, POLL_WRITE])
-def test_timeout_in_a_thread_without_a_hub(state, fake_connection, hub):
+def test_a_timeout_strikes_in_a_thread_without_a_hub(state, fake_connection, hub):
     connection = fake_connection(state)
     connection.fill()
     callback = functools.partial(hub.wait_callback, timeout=0.1)
@@ -55,7 +55,7 @@ def test_timeout_in_a_thread_without_a_hub(state, fake_connection, hub):
 
 @pytest.mark.skipif(NAME == "eventlet", reason="eventlet's callback only accepts a timeout")
 @pytest.mark.parametrize("limit", [0, -1, -5])
-def test_no_time_at_all_in_a_thread_without_a_hub(limit, fake_connection, hub):
+def test_no_time_at_all_strikes_at_once_in_a_thread_without_a_hub(limit, fake_connection, hub):
     # As in a greenlet: see there.
     callback = functools.partial(hub.wait_callback, timeout=limit)
     for run in hub.run, hub.run_in_thread:
@@ -88,7 +88,7 @@ def test_a_thread_without_a_hub_waits_for_what_poll_asked_for(fake_connection, h
     assert (reading.polls, writing.polls) == (2, 2)
 
 
-def test_a_thread_with_a_hub_of_its_own(connect, hub):
+def test_a_thread_with_a_hub_of_its_own_overlaps_queries(connect, hub):
     def queries():
         started = time.monotonic()
         tasks = [hub.spawn(connect().cursor().execute, "SELECT pg_sleep(0.2)") for _ in range(5)]
@@ -105,7 +105,7 @@ def test_a_thread_with_a_hub_of_its_own(connect, hub):
     assert theirs is not ours
 
 
-def test_one_connection_in_several_threads(connect, hub):
+def test_one_connection_answers_in_several_threads(connect, hub):
     # One after the other: each time another hub waits for the same socket.
     connection = connect()
 
@@ -120,7 +120,7 @@ def test_one_connection_in_several_threads(connect, hub):
         assert hub.run(query) == 1
 
 
-def test_threads_that_come_and_go(connect, hub):
+def test_threads_that_come_and_go_leave_no_thread(connect, hub):
     def query():
         hub.sleep(0)
         connection = connect()
@@ -141,7 +141,7 @@ def parked_in_hub(hub, fake_connection, state):
 
 
 @pytest.mark.core
-def test_parking_in_the_hubs_own_greenlet(fake_connection, hub):
+def test_parking_in_the_hubs_own_greenlet_raises_as_the_hub_does(fake_connection, hub):
     idle = fake_connection()
     with pytest.raises(BaseException) as expected:  # noqa: PT011
         hub.run_in_hub(hub.wait_readable, idle.fileno())
@@ -152,7 +152,7 @@ def test_parking_in_the_hubs_own_greenlet(fake_connection, hub):
     assert hub.run(lambda: 42) == 42
 
 
-def test_a_query_in_the_hubs_own_greenlet(connect, fake_connection, hub):
+def test_a_query_in_the_hubs_own_greenlet_raises_as_the_hub_does(connect, fake_connection, hub):
     with pytest.raises(BaseException) as expected:  # noqa: PT011
         hub.run_in_hub(hub.wait_readable, fake_connection().fileno())
     connection = connect()
@@ -164,7 +164,7 @@ def test_a_query_in_the_hubs_own_greenlet(connect, fake_connection, hub):
         hub.run(connection.cursor().execute, "SELECT pg_sleep(0.01)")
 
 
-def test_nothing_to_wait_for_in_the_hubs_own_greenlet(fake_connection, hub):
+def test_the_hubs_own_greenlet_may_call_without_a_wait(fake_connection, hub):
     assert hub.run_in_hub(hub.wait_callback, fake_connection()) is None
 
 

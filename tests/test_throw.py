@@ -9,8 +9,10 @@ import weakref
 
 import psycopg2
 import pytest
-from fix_hub import NAME
 from greenlet import GreenletExit
+from hubs import ON_ASYNCIO_LOOP
+from support.leaks import descriptors
+from support.server_state import in_query
 
 pytestmark = pytest.mark.hub
 
@@ -26,18 +28,6 @@ class CustomBase(BaseException):
 THROWN = [GreenletExit, KeyboardInterrupt, SystemExit, GeneratorExit, TimeoutError, Custom, CustomBase]
 
 
-def descriptors():
-    directory = "/proc/self/fd"
-    # Not that of the directory itself, which is gone by then. And how many, not
-    # which: libev makes its epoll instance anew when that tells of a socket
-    # that was replaced, as that of a query that was killed is.
-    return sum(os.path.lexists(f"{directory}/{fd}") for fd in os.listdir(directory))
-
-
-def in_query(connection):
-    return connection.get_transaction_status() == psycopg2.extensions.TRANSACTION_STATUS_ACTIVE
-
-
 @pytest.fixture
 def warm(connect, hub):
     """What a hub keeps for good, it has made."""
@@ -47,9 +37,9 @@ def warm(connect, hub):
 
 
 @pytest.mark.parametrize("kind", THROWN, ids=lambda kind: kind.__name__)
-def test_kill_in_mid_query(kind, warm, connect, hub):
+def test_a_kill_in_mid_query_comes_out_unchanged(kind, warm, connect, hub):
     gc.collect()
-    watched, open_before = hub.watched(), descriptors()
+    watched, open_before = hub.watched(), len(descriptors())
     connection = connect()
     thrown = kind("thrown")
     task = hub.spawn(connection.cursor().execute, "SELECT pg_sleep(0.3)")
@@ -62,12 +52,14 @@ def test_kill_in_mid_query(kind, warm, connect, hub):
     assert connection.closed == 2
     with pytest.raises(psycopg2.InterfaceError):
         connection.cursor()
-    # The server is told meanwhile to end the query.
-    hub.wait_until(lambda: hub.watched() == watched and descriptors() == open_before)
+    # The server is told meanwhile to end the query. How many descriptors, not
+    # which: libev makes its epoll instance anew when that tells of a socket
+    # that was replaced, as that of a query that was killed is.
+    hub.wait_until(lambda: hub.watched() == watched and len(descriptors()) == open_before)
 
 
 @pytest.mark.core
-def test_the_default_kill(warm, connect, hub):
+def test_the_default_kill_comes_out_unchanged(warm, connect, hub):
     connection = connect()
     task = hub.spawn(connection.cursor().execute, "SELECT pg_sleep(0.3)")
     hub.wait_until(lambda: in_query(connection))
@@ -77,7 +69,7 @@ def test_the_default_kill(warm, connect, hub):
 
 
 @pytest.mark.core
-def test_the_hubs_timeout(warm, connect, hub):
+def test_the_hubs_timeout_comes_out_unchanged(warm, connect, hub):
     watched = hub.watched()
     connection = connect()
 
@@ -93,7 +85,7 @@ def test_the_hubs_timeout(warm, connect, hub):
     assert connection.closed
 
 
-def test_a_timeout_that_does_not_strike(warm, connect, hub):
+def test_a_timeout_that_does_not_strike_leaves_nothing(warm, connect, hub):
     watched = hub.watched()
     connection = connect()
 
@@ -164,10 +156,10 @@ def test_a_greenlet_that_nobody_else_knows_is_not_collected(connect, hub):
     hub.wait_until(lambda: done)
 
 
-def test_kill_while_connecting(warm, connect, fake_server, hub):
+def test_a_kill_while_connecting_leaves_nothing_open(warm, connect, fake_server, hub):
     gc.collect()
     silent = fake_server(lambda client, number: silent.over.wait())
-    watched, open_before = hub.watched(), descriptors()
+    watched, open_before = hub.watched(), len(descriptors())
     thrown = Custom("thrown")
     task = hub.spawn(lambda: connect(f"host=127.0.0.1 port={silent.port} user=x dbname=x"))
     hub.wait_until(lambda: silent.accepted)
@@ -179,11 +171,11 @@ def test_kill_while_connecting(warm, connect, fake_server, hub):
     # The traceback knows the connection, which nobody has to close.
     del caught, thrown, task
     gc.collect()
-    assert descriptors() == open_before + 1  # the server's end, in this process too
+    assert len(descriptors()) == open_before + 1  # the server's end, in this process too
     hub.wait_until(lambda: hub.watched() == watched)
 
 
-def test_thrown_after_the_answer_came(warm, connect, hub):
+def test_a_kill_after_the_answer_leaves_a_whole_or_closed_connection(warm, connect, hub):
     # Both are due in the same turn of the hub; either may win, but a query
     # that lost must not leave the connection between two results.
     for _ in range(20):
@@ -203,7 +195,7 @@ def test_thrown_after_the_answer_came(warm, connect, hub):
         connection.close()
 
 
-def test_another_greenlet_of_the_same_moment_dies(warm, connect, hub):
+def test_a_greenlet_that_dies_takes_no_other_with_it(warm, connect, hub):
     # All answers come at once; some of the greenlets end with an exception.
     connections = [connect() for _ in range(20)]
     gate = connect()
@@ -226,10 +218,8 @@ def test_another_greenlet_of_the_same_moment_dies(warm, connect, hub):
             assert task.wait() == number
 
 
-@pytest.mark.skipif(
-    NAME == "asyncio" or os.environ.get("EVENTLET_HUB") == "asyncio", reason="an interrupt ends asyncio's loop"
-)
-def test_interrupt_of_the_main_greenlet(connect, hub):
+@pytest.mark.skipif(ON_ASYNCIO_LOOP, reason="an interrupt ends asyncio's loop")
+def test_an_interrupt_ends_the_query_of_the_main_greenlet(connect, hub):
     connection = connect()
     interrupt = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
@@ -241,7 +231,7 @@ def test_interrupt_of_the_main_greenlet(connect, hub):
     assert cursor.fetchone() == (1,)
 
 
-def test_stray_switch(warm, connect, fake_connection, hub):
+def test_a_stray_switch_is_taken_as_the_hub_takes_it(warm, connect, fake_connection, hub):
     """Somebody switches into a waiting greenlet that has nothing to do with it."""
     watched = hub.watched()
     connection = connect()
@@ -265,7 +255,7 @@ def test_stray_switch(warm, connect, fake_connection, hub):
     hub.wait_until(lambda: hub.watched() == watched)
 
 
-def test_a_socket_that_is_ready_for_reading_and_for_writing(hub, fake_connection):
+def test_a_socket_ready_for_both_wakes_once(hub, fake_connection):
     connection = fake_connection()
     connection.answer()
 

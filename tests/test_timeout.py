@@ -5,7 +5,7 @@ import time
 
 import psycopg2
 import pytest
-from fix_hub import NAME
+from hubs import NAME
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, set_wait_callback
 
 pytestmark = pytest.mark.hub
@@ -16,7 +16,7 @@ eventlet_only = pytest.mark.skipif(NAME != "eventlet", reason="the other hubs' c
 
 @heeded
 @pytest.mark.core
-def test_it_strikes(connect, hub):
+def test_a_timeout_strikes(connect, hub):
     connection = connect()
     connection.cursor().execute("SELECT 1")
     hub.sleep()  # libuv watches for the reactor until the wake-up that this came from has ended
@@ -34,7 +34,7 @@ def test_it_strikes(connect, hub):
 
 
 @heeded
-def test_it_strikes_while_connecting(fake_server, green, hub):
+def test_a_timeout_strikes_while_connecting(fake_server, green, hub):
     silent = fake_server(lambda client, number: silent.over.wait())
     set_wait_callback(functools.partial(hub.wait_callback, timeout=0.1))
     with pytest.raises(TimeoutError, match="^timed out$"):
@@ -42,7 +42,7 @@ def test_it_strikes_while_connecting(fake_server, green, hub):
 
 
 @heeded
-def test_it_is_for_each_wait(fake_connection, hub):
+def test_a_timeout_is_for_each_wait(fake_connection, hub):
     # Four waits of 0.1 s each, with a limit of 0.3 s.
     def again():
         connection.drain()
@@ -60,7 +60,7 @@ def test_it_is_for_each_wait(fake_connection, hub):
 
 
 @heeded
-def test_it_strikes_while_writing(fake_connection, hub):
+def test_a_timeout_strikes_while_writing(fake_connection, hub):
     connection = fake_connection(POLL_WRITE)
     connection.fill()
     with pytest.raises(TimeoutError, match="^timed out$"):
@@ -69,13 +69,13 @@ def test_it_strikes_while_writing(fake_connection, hub):
 
 @heeded
 @pytest.mark.parametrize("limit", [0, 0.0])
-def test_no_time_at_all(limit, fake_connection, hub):
+def test_no_time_at_all_strikes_at_once(limit, fake_connection, hub):
     with pytest.raises(TimeoutError, match="^timed out$"):
         hub.run(functools.partial(hub.wait_callback, timeout=limit), fake_connection(POLL_READ))
 
 
 @heeded
-def test_no_limit_by_default(connect, hub):
+def test_there_is_no_limit_by_default(connect, hub):
     cursor = connect().cursor()
     for limit in {}, {"timeout": None}:
         set_wait_callback(functools.partial(hub.wait_callback, **limit))
@@ -84,7 +84,7 @@ def test_no_limit_by_default(connect, hub):
 
 
 @heeded
-def test_a_query_within_the_limit(connect, hub):
+def test_a_query_within_the_limit_succeeds(connect, hub):
     cursor = connect().cursor()
     set_wait_callback(functools.partial(hub.wait_callback, timeout=5))
     hub.sleep(0)  # asyncio's loop ends the watches of connect() in its next turn
@@ -99,7 +99,7 @@ def test_a_query_within_the_limit(connect, hub):
 @eventlet_only
 @pytest.mark.core
 @pytest.mark.parametrize("limit", [-1, 0.05, 5, None])
-def test_eventlet_accepts_it(limit, connect, hub):
+def test_eventlet_accepts_a_timeout(limit, connect, hub):
     cursor = connect().cursor()
     set_wait_callback(functools.partial(hub.wait_callback, timeout=limit))
     watched = hub.watched()
@@ -108,7 +108,7 @@ def test_eventlet_accepts_it(limit, connect, hub):
     hub.wait_until(lambda: hub.watched() == watched)
 
 
-def test_by_position(fake_connection, hub):
+def test_a_timeout_by_position_counts(fake_connection, hub):
     connection = fake_connection(POLL_OK)
     assert hub.run(hub.wait_callback, connection, 5) is None
     assert connection.polls == 1

@@ -9,11 +9,12 @@ import gc
 import os
 
 import pytest
-from fix_fake import FakeConnection
-from fix_hub import NAME
+from hubs import NAME
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE
+from support.fake_connections import FakeConnection
+from support.leaks import descriptors
 
 from psycogreen import _waitloop_py
 
@@ -228,34 +229,34 @@ common = settings(deadline=None, suppress_health_check=[HealthCheck.function_sco
 
 @settings(common, max_examples=80)
 @given(actions=lives, warm=st.booleans())
-def test_the_same_life(actions, warm, twins, hub):
+def test_both_loops_live_the_same_life(actions, warm, twins, hub):
     compare(twins, hub, actions, None, warm)
 
 
 @settings(common, max_examples=15)
 @given(actions=lives, limit=st.sampled_from([5, -1, "garbage"]))
-def test_the_same_life_with_a_timeout(actions, limit, twins, hub):
+def test_both_loops_live_the_same_life_with_a_timeout(actions, limit, twins, hub):
     compare(twins, hub, actions, limit)
 
 
 @pytest.mark.parametrize("limit", [0.004, 0, -1])
 @pytest.mark.parametrize("state", [POLL_READ, POLL_WRITE])
-def test_a_timeout_that_strikes(state, limit, twins, hub):
+def test_a_timeout_strikes_in_both_loops_alike(state, limit, twins, hub):
     # In one step: which turn of the hub it strikes in depends on the clock.
     actions = [("together", 0, [("query", 0, [("result", state)] * 3), ("wait", 0, 0.1)])]
     compare(twins, hub, actions, limit)
 
 
-def test_nothing_is_left(twins, hub):
+def test_both_loops_leave_nothing(twins, hub):
     actions = [("query", n, [("result", POLL_READ)] * 3) for n in range(CONNECTIONS)] * 3
     actions += [("answer", n, None) for n in range(CONNECTIONS)] * 5
     actions += [("kill", 1, "Error"), ("hang_up", 2, None)]
     compare(twins, hub, actions)
     gc.collect()
-    before = hub.watched(), len(os.listdir("/proc/self/fd")), len(gc.get_objects())
+    before = hub.watched(), len(descriptors()), len(gc.get_objects())
     for _ in range(5):
         compare(twins, hub, actions)
     gc.collect()
-    after = hub.watched(), len(os.listdir("/proc/self/fd")), len(gc.get_objects())
+    after = hub.watched(), len(descriptors()), len(gc.get_objects())
     assert after[:2] == before[:2]
     assert after[2] - before[2] < 20

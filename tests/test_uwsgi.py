@@ -20,8 +20,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fix_hub import PATIENCE, wait_until
-from fix_servers import LOOPS, ROOT, Server
+from fix_application_server import LOOPS, Server
+from support.processes import ROOT
+from support.waiting import PATIENCE, wait_until
 
 import psycogreen.uwsgi
 from psycogreen._waiting import POLL_READ, wait_in_thread

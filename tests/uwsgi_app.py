@@ -3,7 +3,6 @@
 import contextvars
 import functools
 import os
-import socket
 import sys
 import threading
 import time
@@ -11,6 +10,7 @@ import time
 import psycopg2
 import uwsgi
 from psycopg2 import extensions
+from support import network
 
 import psycogreen
 from psycogreen.uwsgi import make_psycopg_green, uwsgi_wait_callback
@@ -183,9 +183,9 @@ def limited():
 
 
 def deaf():
-    """Connecting to who never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        psycopg2.connect(host="localhost", port=server.getsockname()[1], dbname="x", connect_timeout=2)
+    """Connecting to a server that never answers."""
+    with network.deaf() as port:
+        psycopg2.connect(host="localhost", port=port, dbname="x", connect_timeout=2)
 
 
 def large_object():

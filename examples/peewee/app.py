@@ -33,9 +33,9 @@ def work(n: int) -> int:
     # Each greenlet has a connection of its own, and gives it back at the end of the block.
     with db.connection_context(), db.atomic():
         query = Counter.insert(name=f"counter {n}", value=1)
-        query = query.on_conflict(
-            conflict_target=[Counter.name], update={Counter.value: Counter.value + 1}
-        ).returning(Counter.value)
+        query = query.on_conflict(conflict_target=[Counter.name], update={Counter.value: Counter.value + 1}).returning(
+            Counter.value
+        )
         (row,) = query.execute()
         db.execute_sql("SELECT pg_sleep(0.1)")
         return row.value

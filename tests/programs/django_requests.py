@@ -1,0 +1,38 @@
+"""A greenlet for each request keeps its connection between queries, and finds out that the server ended it."""
+
+import with_django  # noqa: F401
+from patched import spawn, start_ticker, wait
+
+# isort: split
+from django.db import close_old_connections, connection, transaction
+from support.outcomes import caught
+
+ticker = start_ticker()
+
+
+def request(n):
+    # What Django's handlers do: a greenlet has its own connection.
+    close_old_connections()
+    try:
+        pids = set()
+        for _ in range(3):
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute("SELECT pg_backend_pid(), pg_sleep(0.01)")
+                pids.add(cursor.fetchone()[0])
+            close_old_connections()  # CONN_MAX_AGE: it stays
+        assert len(pids) == 1
+        with connection.chunked_cursor() as cursor:
+            cursor.execute("SELECT generate_series(1, 5000)")
+            assert len(cursor.fetchmany(3000)) == 3000
+        # The server ends the session: the health check finds out.
+        caught(lambda: connection.cursor().execute("SELECT pg_terminate_backend(pg_backend_pid())"))
+        close_old_connections()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT %s", [n])
+            return cursor.fetchone()[0]
+    finally:
+        connection.close()
+
+
+assert [wait(g) for g in [spawn(request, n) for n in range(20)]] == list(range(20))
+assert ticker.longest_gap < 0.05, ticker.longest_gap

@@ -1,0 +1,22 @@
+"""A child has no epoll instance that its parent does not have, and hands none on."""
+
+import os
+
+from unpatched import known_connection
+
+
+def instances():
+    found = {}
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if os.path.lexists(f"/proc/self/fd/{fd}") and "eventpoll" in os.readlink(f"/proc/self/fd/{fd}"):
+            found[fd] = os.get_inheritable(fd)
+    return found
+
+
+connection = known_connection()
+before = instances()
+child = os.fork()
+if child == 0:
+    after = instances()
+    os._exit(after.keys() > before.keys() or any(after.values()))
+assert os.waitpid(child, 0)[1] == 0

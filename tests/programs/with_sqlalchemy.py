@@ -1,0 +1,30 @@
+"""SQLAlchemy on the monkey-patched hub, set up for the server."""
+
+import os
+
+import patched  # noqa: F401
+
+# isort: split
+import psycopg2
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import QueuePool
+
+
+def connect():
+    return psycopg2.connect(os.environ["DSN"], application_name="psycogreen")
+
+
+engine = create_engine("postgresql+psycopg2://", creator=connect, pool_size=5, max_overflow=5, pool_pre_ping=True)
+assert type(engine.pool) is QueuePool
+monitor = create_engine("postgresql+psycopg2://", creator=connect, isolation_level="AUTOCOMMIT")
+
+
+def query(n):
+    """Return *n*, by way of the server, after 20 ms."""
+    with engine.begin() as conn:
+        return conn.scalar(text("SELECT :n + 0 * length(pg_sleep(0.02)::text)"), {"n": n})
+
+
+# The dialect asks for the server's version.
+with monitor.connect() as conn:
+    conn.execute(text("SELECT 1"))

@@ -1,0 +1,112 @@
+"""Signal handlers that wait, or raise, at a bad moment lose nobody's wake-up."""
+
+import contextlib
+
+import greenlet
+import pytest
+from hubs import NAME, ON_ASYNCIO_LOOP
+
+import psycogreen
+
+pytestmark = [pytest.mark.hub, pytest.mark.timeout(60)]
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+def test_queries_go_on_after_a_signal_handler_raised_in_the_hub(kind, hub, connect, monkeypatch, capfd):
+    if ON_ASYNCIO_LOOP and kind is KeyboardInterrupt:
+        pytest.skip("an interrupt ends asyncio's loop")
+    hold = hub.adapter._Watch.set_ref
+    due = []
+
+    def struck(watch, awaited):
+        hold(watch, awaited)
+        if not awaited and due:
+            due.clear()
+            raise kind("from a signal handler")
+
+    monkeypatch.setattr(hub.adapter._Watch, "set_ref", struck)
+
+    def query():
+        cursor = connection.cursor()
+        for number in range(3):
+            cursor.execute("SELECT %s, pg_sleep(0.01)", (number,))
+            hub.sleep(0)
+        return cursor.fetchone()[0]
+
+    connection = hub.run(connect)
+    hub.run(query)
+    due.append(True)
+    # Here, where the hub has nothing else to wait for.
+    if kind is KeyboardInterrupt and psycogreen.implementation == "cython":
+        with pytest.raises(KeyboardInterrupt):  # the hub hands it on to the main greenlet
+            query()
+    else:
+        query()
+    assert query() == 2
+    assert not due or psycogreen.implementation == "python"
+    capfd.readouterr()  # the hub's report
+
+
+@pytest.mark.parametrize("when", ["set_ref", "switch"])
+def test_wait_in_a_signal_handler_keeps_the_wakeup(when, hub, connect, monkeypatch):
+    if when == "switch" and NAME == "asyncio":
+        pytest.skip("its greenlets switch to the loop directly")
+    # So may a __del__. Its wait must not use up what wakes the greenlet.
+    connection, other = hub.run(connect), hub.run(connect)
+    due = []
+
+    def query(connection, sql):
+        cursor = connection.cursor()
+        for _ in range(3):
+            cursor.execute(sql)
+        return cursor.fetchone()[0]
+
+    def struck(*args):
+        if due:
+            due.clear()
+            assert query(other, "SELECT 2 FROM pg_sleep(0.05)") == 2
+        return real(*args)
+
+    def waiting():
+        due.append(True)
+        return query(connection, "SELECT 1")
+
+    hub.run(query, connection, "SELECT 1")
+    hub.run(query, other, "SELECT 1")
+    target = hub.adapter._Watch if when == "set_ref" else type(hub.adapter._adapter)
+    real = getattr(target, when)
+    monkeypatch.setattr(target, when, struck)
+    if when == "set_ref":
+        assert hub.run(waiting) == 1
+    else:  # in the main greenlet, which switches to the hub in the hub's own way
+        assert hub.program(waiting) == 1
+    assert not due or psycogreen.implementation == "python"
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+def test_a_raise_in_the_hubs_report_keeps_the_wakeups(kind, hub, pipe, monkeypatch, capfd):
+    if ON_ASYNCIO_LOOP and kind is KeyboardInterrupt:
+        pytest.skip("an interrupt ends asyncio's loop")
+
+    def struck(*args):
+        monkeypatch.undo()
+        raise kind("from a signal handler")
+
+    def fail():
+        hub.wait_callback(failing)
+        failed.append(True)
+        raise ZeroDivisionError
+
+    failing, other, failed = pipe(), pipe(), []
+    monkeypatch.setattr(type(hub.adapter._adapter), "handle_error", struck)
+    hub.call_soon(greenlet.greenlet(fail, hub.run_in_hub(greenlet.getcurrent)).switch)
+    hub.sleep(0.01)
+    failing.answer()
+    with contextlib.suppress(KeyboardInterrupt):  # the hub hands it on to the main greenlet
+        hub.wait_until(lambda: failed)
+        hub.sleep(0.01)
+    task = hub.spawn(hub.wait_callback, other)
+    hub.sleep(0.01)
+    other.answer()
+    task.wait()
+    capfd.readouterr()  # the hub's report
