@@ -110,6 +110,9 @@ class GuestAdapter(ReactorAdapter, Protocol):
     def adopt_greenlet(self, hub: Any) -> Any:
         """Take the running greenlet for the one in which *hub* runs its callbacks, and return it."""
 
+    def may_wait(self, hub: Any) -> bool:
+        """Tell whether the running greenlet may wait: in some, only the other library's functions may."""
+
     def can_throw_into(self, hub: Any, greenlet: Any) -> bool:
         """Return whether *greenlet*, which is in a query, waits for something of psycogreen's.
 

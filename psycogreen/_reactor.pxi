@@ -127,6 +127,7 @@ cdef class Socket:
     cdef object parked  # the same while it is parked here
     cdef bint fd_stable  # psycopg2's own connections keep their descriptor once connected
     cdef bint green  # a GreenConnection: its poll() may refuse, its _green_poll() does not
+    cdef void *pgconn  # what libpq calls it; NULL where the loop asks psycopg2 instead
     cdef int fd
     cdef uint64_t token  # distinguishes its events from those of an earlier socket with the same number
 
@@ -277,6 +278,11 @@ cdef class Reactor:
         from psycopg2.extensions import connection
         sock.fd_stable = isinstance(conn, connection)
         sock.green = hasattr(conn, "_green_poll")
+        if sock.green and type(conn)._green_poll is connection.poll:
+            # psycopg2's own poll() raises where there is no PGconn any more.
+            load_transaction_status(conn)
+            if transaction_status != NULL:
+                sock.pgconn = <void *><size_t>(conn.pgconn_ptr or 0)
         sock.fd = -1
         self.forget(sock.key)
         self.sockets[sock.key] = sock

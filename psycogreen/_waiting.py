@@ -13,6 +13,9 @@ POLL_OK, POLL_READ, POLL_WRITE = 0, 1, 2
 # PQflush() asks for that wait. psycopg2 has no name for it.
 POLL_READWRITE = 4
 
+# psycopg2.extensions.TRANSACTION_STATUS_ACTIVE.
+TRANSACTION_ACTIVE = 1
+
 # select.POLLIN and POLLOUT, which monkey-patching may have removed.
 _EVENTS = {POLL_READ: 1, POLL_WRITE: 4, POLL_READWRITE: 1 | 4}
 

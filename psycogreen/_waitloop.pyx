@@ -40,8 +40,28 @@ cdef extern from "greenlet.h":
 cdef enum:
     POLL_OK = 0
     POLL_READ = 1
+    # libpq's PGTransactionStatusType, and psycopg2's number for it.
+    TRANSACTION_ACTIVE = 1
+
+# libpq's PQtransactionStatus(), as psycopg2 loaded it.
+ctypedef int (*TransactionStatus)(const void *) noexcept
+cdef TransactionStatus transaction_status = NULL
 
 include "_reactor.pxi"
+
+
+cdef int load_transaction_status(conn) except -1:
+    global transaction_status
+    if transaction_status == NULL:
+        transaction_status = <TransactionStatus><size_t>conn._green_transaction_status()
+    return 0
+
+
+cdef bint in_copy(Socket sock, conn) except -1:
+    """Tell whether *conn*, whose poll() says that the answer is there, still executes a command: it met a COPY."""
+    if sock.pgconn != NULL:
+        return transaction_status(sock.pgconn) == TRANSACTION_ACTIVE
+    return conn.get_transaction_status() == TRANSACTION_ACTIVE
 
 
 cdef Reactor hub_reactor(adapter, hub, greenlet_type):
@@ -128,6 +148,8 @@ cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, b
             _forks.abandon(adapter)  # a copy, in a child process: the socket is the parent's
         state = conn._green_poll() if sock.green else conn.poll()
         if state == POLL_OK:
+            if sock.green and in_copy(sock, conn) and conn._green_leave_copy():
+                continue
             return 0
         if state != POLL_READ:
             park_in_hub(adapter, conn, state, timeout)

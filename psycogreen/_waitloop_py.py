@@ -11,7 +11,7 @@ from typing import Any
 from psycogreen import _forks
 from psycogreen._adapter import Adapter
 from psycogreen._waiters import add_waiter, waiter_of, waiters
-from psycogreen._waiting import POLL_OK, POLL_READ, park
+from psycogreen._waiting import POLL_OK, POLL_READ, TRANSACTION_ACTIVE, park
 
 __all__ = ["implementation", "waiter_of", "wait_callback"]
 
@@ -35,10 +35,14 @@ def wait_callback(adapter: Adapter) -> Callable[[Callable[..., None]], Callable[
             add_waiter(conn)
             try:
                 # A green connection refuses poll() to others: see there.
-                poll = getattr(conn, "_green_poll", None) or conn.poll
+                green = hasattr(conn, "_green_leave_copy")
+                poll = conn._green_poll if green else conn.poll
                 while True:
                     state = poll()
                     if state == POLL_OK:
+                        if green and conn.get_transaction_status() == TRANSACTION_ACTIVE and conn._green_leave_copy():
+                            poll = conn._green_poll
+                            continue
                         return
                     if state == POLL_READ and current() is not None:
                         wait_read(conn.fileno(), timeout)  # what park() does, here at once

@@ -74,22 +74,26 @@ class _LoopState:
         """Return whether the greenlet *waiter*, which is not running, waits for something of psycogreen's."""
         return not _is_sqlalchemys(waiter) or waiter in self.wakeups
 
+    def may_wait(self) -> bool:
+        """Tell whether the running greenlet may wait: not the one that runs the loop."""
+        ancestor = here = getcurrent()
+        if _is_sqlalchemys(here):
+            return True
+        while ancestor is not None:
+            if isinstance(ancestor, _Greenlet):
+                return True
+            ancestor = ancestor.parent
+        # A greenlet of somebody else's may wait if a callback of the loop
+        # started it: a callback's result is of interest to nobody.
+        return here is not self.greenlet and asyncio.current_task(self.loop) is None
+
     def check_may_wait(self) -> None:
         """Refuse to wait in what is no greenlet that can.
 
         Raises:
             RuntimeError: It is the one that runs the loop.
         """
-        ancestor = here = getcurrent()
-        if _is_sqlalchemys(here):
-            return
-        while ancestor is not None:
-            if isinstance(ancestor, _Greenlet):
-                return
-            ancestor = ancestor.parent
-        # A greenlet of somebody else's may wait if a callback of the loop
-        # started it: nobody wants to know there what it comes back with.
-        if here is self.greenlet or asyncio.current_task(self.loop) is not None:
+        if not self.may_wait():
             raise RuntimeError(
                 "psycopg2 would stop the event loop here: "
                 "have what calls it run by `await psycogreen.asyncio.spawn(function, ...)`"
@@ -357,6 +361,9 @@ class _Asyncio:
 
     def greenlet(self, loop_state: _LoopState) -> Any:
         return loop_state.greenlet
+
+    def may_wait(self, loop_state: _LoopState) -> bool:
+        return loop_state.may_wait()
 
     def can_throw_into(self, loop_state: _LoopState, waiter: Any) -> bool:
         return loop_state.can_throw_into(waiter)

@@ -50,7 +50,8 @@ class _Gevent:
         gevent.get_hub().switch()
 
     def pause(self) -> None:
-        gevent.sleep(0)
+        # sleep(0) returns before the loop has looked at its sockets and timers.
+        gevent.sleep(gevent.get_hub().loop.approx_timer_resolution)
 
     def start_thread(self, fn: Callable[..., object], *args: Any) -> None:
         gevent.monkey.get_original("_thread", "start_new_thread")(fn, args)

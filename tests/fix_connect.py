@@ -44,11 +44,15 @@ def blocking_dsn_connect(dsn: str) -> Callable[..., AbstractContextManager[Any]]
     A context manager: psycopg2 blocks, for the whole process, until the
     block ends. Then the callback is what it was.
     """
-    import psycopg2
+    from psycopg2 import extensions
 
     @contextmanager
-    def connect(dsn: str = dsn, **kwargs: Any) -> Iterator[Any]:
-        with blocking(), closing(psycopg2.connect(dsn, **kwargs)) as connection:
+    def connect(
+        dsn: str = dsn, connection_factory: Any = extensions.connection, cursor_factory: Any = None, **kwargs: Any
+    ) -> Iterator[Any]:
+        # Not psycopg2.connect(), which makes a green one also while the callback is away.
+        with blocking(), closing(connection_factory(extensions.make_dsn(dsn, **kwargs))) as connection:
+            connection.cursor_factory = cursor_factory
             yield connection
 
     return connect

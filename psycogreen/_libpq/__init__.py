@@ -15,6 +15,7 @@ from typing import Any
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "PQlibVersion": (c_int, []),
     "PQstatus": (c_int, [c_void_p]),
+    "PQtransactionStatus": (c_int, [c_void_p]),
     "PQerrorMessage": (c_char_p, [c_void_p]),
     "PQsendQueryParams": (
         c_int,
@@ -26,6 +27,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "PQhost": (c_char_p, [c_void_p]),
     "PQfinish": (None, [c_void_p]),
     "PQflush": (c_int, [c_void_p]),
+    "PQsetnonblocking": (c_int, [c_void_p, c_int]),
     "PQisBusy": (c_int, [c_void_p]),
     "PQconsumeInput": (c_int, [c_void_p]),
     "PQgetResult": (c_void_p, [c_void_p]),

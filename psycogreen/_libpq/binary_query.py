@@ -12,8 +12,9 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
+from psycogreen._adapter import Adapter
 from psycogreen._libpq import libpq
-from psycogreen._waiting import POLL_OK, POLL_READ, POLL_WRITE
+from psycogreen._waiting import POLL_OK, POLL_READ, POLL_WRITE, wait_in_thread
 
 PGRES_TUPLES_OK = 2
 CONNECTION_BAD = 1
@@ -116,13 +117,21 @@ def wait(conn: Any, polled: Any) -> None:
             as psycopg2 closes it after an exception in its own queries.
     """
     callback = extensions.get_wait_callback()
-    if callback is None:
-        raise psycopg2.OperationalError("wait callback not available")
     try:
-        callback(polled)
+        if callback is not None:
+            callback(polled)
+            return
+        # Its user took the callback away in order to block.
+        while (state := polled.poll()) != POLL_OK:
+            wait_in_thread(conn._green_adapter, polled.fileno(), state, None)
     except BaseException:
         close(conn)
         raise
+
+
+def may_wait_in_hub(adapter: Adapter) -> bool:
+    """Tell whether the running code may let others run: in a hub, while there is a wait callback."""
+    return adapter.current() is not None and extensions.get_wait_callback() is not None
 
 
 def close(conn: Any) -> None:

@@ -8,8 +8,6 @@ from psycogreen._adapter import Adapter
 
 # The callback with which psycopg2.connect() hands out green connections.
 _green_callback: Callable[..., None] | None = None
-# psycopg2._connect() as it was before it was replaced.
-_psycopg_connect: Callable[..., Any] | None = None
 
 
 def register(callback: Callable[..., None], adapter: Adapter, connections: bool, cancel: bool) -> None:
@@ -26,7 +24,7 @@ def register(callback: Callable[..., None], adapter: Adapter, connections: bool,
     Raises:
         ImportError: psycopg2 is not installed or has no wait callbacks.
     """
-    global _green_callback, _psycopg_connect
+    global _green_callback
     try:
         import psycopg2
         from psycopg2 import extensions
@@ -40,30 +38,51 @@ def register(callback: Callable[..., None], adapter: Adapter, connections: bool,
             " install 2.9 or later"
         )
     if connections:
-        from psycogreen._psycopg2.connection import GreenConnection, encrypt_password
+        from psycogreen._psycopg2.connection import GreenConnection, green_encrypt_password
 
         GreenConnection._green_adapter = adapter
         GreenConnection._green_cancel = cancel
-        if _psycopg_connect is None:
-            _psycopg_connect = psycopg2._connect
-            # psycopg2.connect() looks it up at each call, so this also
-            # reaches those who imported connect() by name.
-            psycopg2._connect = _connect
-            extensions.encrypt_password = encrypt_password
+        # psycopg2.connect() looks _connect() up at each call, so this also
+        # reaches those who imported connect() by name.
+        _replace(psycopg2, "_connect", _green_connect)
+        _replace(extensions, "encrypt_password", green_encrypt_password)
     _green_callback = callback if connections else None
     extensions.set_wait_callback(callback)
 
 
-def _connect(dsn: str, connection_factory: Any = None, **kwasync: Any) -> Any:
-    """Stand in for psycopg2._connect()."""
-    from psycopg2 import extensions
+def _replace(module: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Replace function *name* of *module* by what *make* makes of it, unless that is there already.
 
-    assert _psycopg_connect is not None
-    if _green_callback is None or extensions.get_wait_callback() is not _green_callback or any(kwasync.values()):
-        return _psycopg_connect(dsn, connection_factory=connection_factory, **kwasync)
+    It calls the function that it found, which may be a tracing library's. A
+    reload of the module, or a library that puts the original back, removes it:
+    then the next call replaces the function again.
+    """
+    original = getattr(module, name)
+    if not getattr(original, "_psycogreen", False):  # what wraps ours shows its attributes
+        function: Any = functools.wraps(original)(make(original))
+        function._psycogreen = True
+        setattr(module, name, function)
 
-    from psycogreen._psycopg2.connect import connect
-    from psycogreen._psycopg2.connection import GreenConnection, green_connection_factory
 
-    make = functools.partial(_psycopg_connect, connection_factory=green_connection_factory(connection_factory))
-    return connect(GreenConnection._green_adapter, make, dsn)
+def _green_connect(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what stands in for psycopg2._connect(), whose *original* it calls."""
+
+    def connect(dsn: str, connection_factory: Any = None, **kwasync: Any) -> Any:
+        from psycopg2 import extensions
+
+        callback = extensions.get_wait_callback()
+        if _green_callback is None or callback not in (None, _green_callback) or any(kwasync.values()):
+            return original(dsn, connection_factory=connection_factory, **kwasync)
+
+        from psycogreen._psycopg2.connect import connect
+        from psycogreen._psycopg2.connection import GreenConnection, green_connection_factory
+
+        make = functools.partial(original, connection_factory=green_connection_factory(connection_factory))
+        # Without a callback psycopg2 blocks. Whoever took the callback away may
+        # put it back, and then the connection is green.
+        connection = make(dsn) if callback is None else connect(GreenConnection._green_adapter, make, dsn)
+        if issubclass(type(connection), GreenConnection):
+            connection._green_adopt()
+        return connection
+
+    return connect

@@ -6,6 +6,7 @@ Progress"). An older libpq can only block: then a native thread asks.
 """
 
 import atexit
+import collections
 import contextlib
 import ctypes
 import functools
@@ -17,6 +18,7 @@ from typing import Any
 
 import greenlet
 import psycopg2
+from psycopg2 import extensions
 
 from psycogreen import _forks, _waiters
 from psycogreen._adapter import Adapter
@@ -27,6 +29,14 @@ from psycogreen._waiting import POLL_READ, POLL_WRITE, wait_in_thread
 # time that such requests may hold up the end of the process.
 CANCEL_TIMEOUT = 10.0
 CANCEL_TIMEOUT_AT_EXIT = 1.0
+
+# Native threads that ask where libpq can only block. With a server out of reach
+# each is busy for minutes; requests beyond that wait for a thread.
+MAX_THREADS = 8
+
+# What the threads have to do, and the threads, each as an object.
+_jobs: collections.deque[Callable[[], None]] = collections.deque()
+_workers: set[object] = set()
 
 # PGRES_POLLING_OK; PGRES_POLLING_READING and WRITING are the numbers POLL_READ
 # and POLL_WRITE.
@@ -53,7 +63,7 @@ def cancel(conn: Any, adapter: Adapter) -> None:
     """
     request = _Request(conn, adapter)
     current = adapter.current()
-    if current is None:
+    if current is None or extensions.get_wait_callback() is None:
         request.finish(functools.partial(wait_in_thread, adapter), None)
     elif _waiters.getcurrent() is adapter.greenlet(current):
         _finish_in_background(request, adapter)
@@ -219,27 +229,73 @@ def _steps_of_thread(adapter: Adapter, pgconn: int) -> _Steps:
     ended, end = os.pipe()
     errors: list[str] = []
 
+    def free() -> None:
+        free_cancel(key)
+        os.close(end)
+
     def ask() -> None:
         message = ctypes.create_string_buffer(256)
         try:
             if not cancel(key, message, len(message)):
                 errors.append(message.value.decode(errors="replace"))
         finally:
-            free_cancel(key)
-            os.close(end)
+            free()
 
     try:
+        _jobs.append(ask)
         try:
-            adapter.start_thread(ask)
-        except BaseException:
-            free_cancel(key)
-            os.close(end)
-            raise
-        yield ended, POLL_READ
+            _start_worker(adapter)
+            yield ended, POLL_READ
+        finally:
+            # It is there where no thread could be started, or where it was given up before its turn.
+            try:
+                _jobs.remove(ask)
+            except ValueError:
+                pass
+            else:
+                free()
     finally:
         os.close(ended)
     if errors:
         raise psycopg2.OperationalError(errors[0])
+
+
+def _start_worker(adapter: Adapter) -> None:
+    """Start a thread for the jobs, unless there are enough threads."""
+    if len(_workers) < MAX_THREADS:
+        worker = object()
+        _workers.add(worker)
+        try:
+            adapter.start_thread(_work, worker)
+        except BaseException:
+            _workers.discard(worker)
+            if not _workers:
+                raise
+
+
+def _work(worker: object) -> None:
+    # No lock, which monkey-patching might make the hub's. A job is appended
+    # before its greenlet counts the threads, and a thread looks for jobs after
+    # it has left the count: so no job is left without a thread.
+    try:
+        while _jobs:
+            while _jobs:
+                with contextlib.suppress(IndexError, OSError):
+                    _jobs.popleft()()
+            _workers.discard(worker)
+            if _jobs:
+                _workers.add(worker)
+    finally:
+        _workers.discard(worker)
+
+
+def _forget_threads() -> None:
+    _jobs.clear()
+    _workers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 @functools.cache

@@ -6,7 +6,10 @@ by super(), and set ``__slots__ = ()``. See _psycopg2/factories.py for the class
 users bring.
 """
 
+import contextlib
+import ctypes
 import functools
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -15,21 +18,41 @@ from psycopg2 import extensions
 
 from psycogreen import _waiters
 from psycogreen._adapter import Adapter
+from psycogreen._libpq import libpq
 from psycogreen._psycopg2 import cancel
 from psycogreen._psycopg2.connect import Connecting
+from psycogreen._psycopg2.copy import in_copy, leave_copy
 from psycogreen._psycopg2.cursor import DefaultCursor, GreenCursor
 from psycogreen._psycopg2.exclusive import check_free, holder
-from psycogreen._psycopg2.factories import green_factory, original_factory
+from psycogreen._psycopg2.factories import green_factory, make_green, original_factory, overridden
 from psycogreen._psycopg2.large_objects import LargeObjects
+from psycogreen._waiting import POLL_READWRITE
 
 _psycopg: Any = extensions.connection
 _cursor = _psycopg.cursor
 
 
+_GUARDED_METHODS = (
+    "commit",
+    "rollback",
+    "reset",
+    "set_session",
+    "set_isolation_level",
+    "set_client_encoding",
+    "tpc_begin",
+    "tpc_prepare",
+    "tpc_commit",
+    "tpc_rollback",
+    "tpc_recover",
+)
+
+
 def _guarded(name: str) -> Any:
     """Make psycopg2's method *name* raise while another greenlet is in a query."""
-    method = getattr(_psycopg, name)
+    return _check_free_before(getattr(_psycopg, name), name)
 
+
+def _check_free_before(method: Any, name: str) -> Any:
     @functools.wraps(method)
     def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
         check_free(self, name)
@@ -68,8 +91,14 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
     # runs inside the wait, in a COPY, it may have caught that.
     _green_evicted = False
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        # Not in __init__(), which a user's class may leave out; and not by
+        # `self.`, where its own attribute may have the name.
+        self = super().__new__(cls, *args, **kwargs)
+        _psycopg.cursor_factory.__set__(self, DefaultCursor)
+        return self
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.cursor_factory = None
         try:
             super().__init__(*args, **kwargs)
         except BaseException:
@@ -120,8 +149,39 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
                         adapter.pause()
             if holder(self) is not None:
                 return int(extensions.POLL_OK)
-        state: int = super().poll()
-        return state
+        # A wait callback that is not ours calls this one, also during a COPY.
+        step = vars(self).get("_green_poll", super().poll)
+        state: int = step()
+        if (
+            state == extensions.POLL_OK
+            and self.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE
+            and self._green_leave_copy()
+        ):
+            state = self._green_poll()
+        return extensions.POLL_WRITE if state == POLL_READWRITE else state
+
+    def _green_leave_copy(self) -> bool:
+        """Leave the COPY that ended the wait for a query; return whether there is more to wait for.
+
+        The wait loop calls it, for psycopg2 does not end a COPY that execute() refuses.
+        """
+        try:
+            more = in_copy(self)
+        except psycopg2.NotSupportedError:
+            # psycopg2 closes the connection, which is of no more use.
+            raise psycopg2.ProgrammingError("can't execute COPY: use the copy_expert() method instead") from None
+        if more:
+            self._green_poll = leave_copy(self).__next__
+        return more
+
+    @staticmethod
+    def _green_transaction_status() -> int:
+        """Return the address of libpq's PQtransactionStatus(), for the compiled loop; 0 if it can't be reached."""
+        try:
+            function = libpq().PQtransactionStatus
+        except psycopg2.NotSupportedError:
+            return 0
+        return ctypes.cast(function, ctypes.c_void_p).value or 0
 
     def close(self) -> None:
         """Close the connection; a greenlet in a query on it gets InterfaceError at once."""
@@ -169,6 +229,37 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
             if exc is None or isinstance(exc, psycopg2.Error) or not self.closed:
                 raise
 
+    @staticmethod
+    def _green_wrappers(factory: type) -> dict[str, Any]:
+        """Return what the green class for *factory* puts in the place of the methods of *factory*.
+
+        These may call psycopg2's by their full name.
+        """
+        wrappers = {
+            name: _check_free_before(method, name)
+            for name in _GUARDED_METHODS
+            if (method := overridden(factory, name)) is not None
+        }
+        cursor = overridden(factory, "cursor")
+        if cursor is not None:
+
+            @functools.wraps(cursor)
+            def green_cursor(self: Any, *args: Any, **kwargs: Any) -> Any:
+                return make_green(cursor(self, *args, **kwargs), GreenCursor)
+
+            wrappers["cursor"] = green_cursor
+        return wrappers
+
+    def _green_adopt(self) -> None:
+        """Add what a connection lacks that was made without our methods, or without a wait callback."""
+        if extensions.get_wait_callback() is None:
+            with contextlib.suppress(psycopg2.NotSupportedError):
+                libpq().PQsetnonblocking(self.pgconn_ptr, 1)
+        factory = _psycopg.cursor_factory.__get__(self)
+        if factory is None or original_factory(factory) is factory:
+            green = DefaultCursor if factory is None else green_factory(factory, GreenCursor)
+            _psycopg.cursor_factory.__set__(self, green)
+
     # psycopg2's own attribute holds the green factory, because its cursor()
     # reads it; users see the factory that they set.
     @property
@@ -214,6 +305,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
 
     def _green_interrupted(self) -> None:
         """Called by the wait loop when an exception is about to end the wait."""
+        self.__dict__.pop("_green_poll", None)
         # Neither during a connect nor after the loss of the connection.
         if self._green_cancel and self.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE:
             cancel.cancel_and_abandon(self, self._green_adapter)
@@ -228,23 +320,38 @@ def green_connection_factory(factory: Any) -> Any:
     return green_factory(factory, GreenConnection)
 
 
-def encrypt_password(password: Any, user: Any, scope: Any = None, algorithm: Any = None) -> Any:
-    """Stand in for psycopg2.extensions.encrypt_password(), which asks the server for the default *algorithm*.
+def green_encrypt_password(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what stands in for psycopg2.extensions.encrypt_password(), whose *original* it calls.
 
-    It does so with libpq's blocking call, which also takes the answer of a
-    query under way.
-
-    Raises:
-        psycopg2.ProgrammingError: Another greenlet executes a query on the
-            connection.
+    psycopg2's asks the server for the default algorithm with libpq's blocking
+    call, which also takes the answer of a query under way.
     """
-    conn = scope.connection if isinstance(scope, extensions.cursor) else scope
-    if algorithm is None and isinstance(conn, GreenConnection) and not conn.closed:
-        check_free(conn, "encrypt_password")
-        idle = conn.status == extensions.STATUS_READY
-        cursor = _psycopg.cursor(conn, None, extensions.cursor)
-        cursor.execute("SHOW password_encryption")
-        (algorithm,) = cursor.fetchone()
-        if idle:
-            conn.rollback()
-    return psycopg2._psycopg.encrypt_password(password, user, scope, algorithm)
+
+    def encrypt_password(password: Any, user: Any, scope: Any = None, algorithm: Any = None) -> Any:
+        """See psycopg2.
+
+        Raises:
+            psycopg2.ProgrammingError: Another greenlet executes a query on the
+                connection.
+        """
+        conn = _unwrapped(scope)
+        if isinstance(conn, extensions.cursor):
+            conn = _unwrapped(conn.connection)
+        if algorithm is None and isinstance(conn, GreenConnection) and not conn.closed:
+            check_free(conn, "encrypt_password")
+            idle = conn.status == extensions.STATUS_READY
+            cursor = _cursor(conn, None, extensions.cursor)
+            cursor.execute("SHOW password_encryption")
+            (algorithm,) = cursor.fetchone()
+            if idle:
+                conn.rollback()
+        return original(password, user, scope, algorithm)
+
+    return encrypt_password
+
+
+def _unwrapped(proxy: Any) -> Any:
+    """Return psycopg2's object inside the proxies of tracing libraries, which claim to be of its class."""
+    while not issubclass(type(proxy), (extensions.connection, extensions.cursor)) and hasattr(proxy, "__wrapped__"):
+        proxy = proxy.__wrapped__
+    return proxy

@@ -7,6 +7,10 @@ wait loop for every wait, and is psycopg2's own again when the data is through.
 So the transaction's begin, the connection's lock, notices, the row count and
 the server's errors are psycopg2's work, as for any query, and so is what
 becomes of the connection when an exception ends a wait.
+
+execute() refuses a COPY, but psycopg2 leaves libpq in the middle of it. Where
+psycopg2 blocks, its next query ends that COPY. Here libpq would refuse the next
+query, so the COPY ends before execute() raises: see leave_copy().
 """
 
 import contextlib
@@ -40,6 +44,7 @@ class CopyCursor:
     __slots__ = ()
 
     connection: Any
+    closed: bool
 
     def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
         """Execute a COPY statement that reads from or writes to *file*.
@@ -95,8 +100,13 @@ class CopyCursor:
         Beside a wait callback it refuses, but not before it has checked the
         arguments and the cursor.
         """
+        copy = getattr(extensions.cursor, method)
         try:
-            getattr(extensions.cursor, method)(self, *args)
+            if extensions.get_wait_callback() is None and not self.closed:
+                with _blocking(self.connection):
+                    copy(self, *args)
+            else:
+                copy(self, *args)
             return True
         except psycopg2.ProgrammingError:
             if extensions.get_wait_callback() is None or self.connection.async_:
@@ -124,9 +134,77 @@ class CopyCursor:
         return b"COPY %b %b WITH DELIMITER AS %b NULL AS %b" % (target, direction, literal(sep), literal(null))
 
 
+@contextlib.contextmanager
+def _blocking(connection: Any) -> Iterator[None]:
+    """Take libpq out of its non-blocking mode, in which it would gather all that psycopg2 copies in memory."""
+    pgconn = connection.pgconn_ptr
+    with contextlib.suppress(psycopg2.NotSupportedError):
+        libpq().PQsetnonblocking(pgconn, 0)
+    try:
+        yield
+    finally:
+        if connection.pgconn_ptr == pgconn:
+            with contextlib.suppress(psycopg2.NotSupportedError):
+                libpq().PQsetnonblocking(pgconn, 1)
+
+
 def _codec(connection: Any) -> str:
     """Return the name of Python's codec for the encoding of *connection*."""
     return str(extensions.encodings[connection.encoding])
+
+
+def _result_status(functions: Any, connection: Any) -> int | None:
+    """Return the status of libpq's next result, None if it is idle.
+
+    In the middle of a COPY libpq returns a result at each call.
+    """
+    result = functions.PQgetResult(connection.pgconn_ptr)
+    if result is None:
+        return None
+    status: int = functions.PQresultStatus(result)
+    functions.PQclear(result)
+    return status
+
+
+def in_copy(connection: Any) -> bool:
+    """Tell whether libpq is in a COPY; its last result must have come.
+
+    Raises:
+        psycopg2.NotSupportedError: The libpq of psycopg2 can't be reached.
+    """
+    return _result_status(libpq(), connection) in (_PGRES_COPY_IN, _PGRES_COPY_OUT)
+
+
+def leave_copy(connection: Any) -> Iterator[int]:
+    """Yield what poll() is to return until the COPY is over that execute() met.
+
+    The COPY ends as in blocking libpq, whose next query ends it: the server
+    hears that the rows for a COPY FROM won't come, and rows of a COPY TO are
+    dropped, as are the results of the statements behind it.
+    """
+    functions = libpq()
+    pgconn = connection.pgconn_ptr
+    connected = True
+    while connected and (status := _result_status(functions, connection)) is not None:
+        if status == _PGRES_COPY_IN:
+            while (queued := functions.PQputCopyEnd(pgconn, b"COPY refused by execute()")) == 0:
+                yield POLL_READWRITE
+            connected = queued > 0
+            while functions.PQflush(pgconn) > 0:
+                yield POLL_READWRITE
+        elif status == _PGRES_COPY_OUT:
+            while connected and (left := write_rows(pgconn, None, None, time.perf_counter() + _TURN)) >= 0:
+                if left:
+                    yield POLL_READWRITE  # the rest of what libpq holds first
+                else:
+                    yield POLL_READ
+                    connected = bool(functions.PQconsumeInput(pgconn))
+        while connected and functions.PQisBusy(pgconn):
+            yield POLL_READ
+            connected = bool(functions.PQconsumeInput(pgconn))
+    # psycopg2 learns from its next query that a connection is lost.
+    vars(connection).pop("_green_poll", None)
+    yield POLL_OK
 
 
 class _Copy:
@@ -159,7 +237,7 @@ class _Copy:
             if self._error is None:
                 raise exc from self._read_error
         finally:
-            del self._connection._green_poll
+            vars(self._connection).pop("_green_poll", None)
             error, self._error, self._read_error = self._error, None, None
         if error is not None:
             with contextlib.suppress(TypeError):
@@ -173,7 +251,7 @@ class _Copy:
         """Yield what poll() is to return, for as long as psycopg2 waits."""
         while True:
             state = extensions.connection.poll(self._connection)
-            status = self._status() if state == POLL_OK else None
+            status = _result_status(self._libpq, self._connection) if state == POLL_OK else None
             if status not in (_PGRES_COPY_IN, _PGRES_COPY_OUT):
                 yield state
                 continue
@@ -185,18 +263,6 @@ class _Copy:
                 yield from self._copy_in()
             else:
                 yield from self._copy_out()
-
-    def _status(self) -> int | None:
-        """Return the status of libpq's current result, None if it is idle.
-
-        In the midst of a COPY libpq has a result for everybody who asks.
-        """
-        result = self._libpq.PQgetResult(self._connection.pgconn_ptr)
-        if result is None:
-            return None
-        status: int = self._libpq.PQresultStatus(result)
-        self._libpq.PQclear(result)
-        return status
 
     def _copy_in(self) -> Iterator[int]:
         pgconn = self._connection.pgconn_ptr

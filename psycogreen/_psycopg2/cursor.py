@@ -1,12 +1,31 @@
 """What a green cursor adds to psycopg2's."""
 
-from collections.abc import Iterable, Iterator
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from psycopg2 import extensions
+import psycopg2
+from psycopg2 import extensions, extras
 
+from psycogreen import _waiters
 from psycogreen._psycopg2.copy import CopyCursor
-from psycogreen._psycopg2.exclusive import check_free
+from psycogreen._psycopg2.exclusive import check_free, holder
+from psycogreen._psycopg2.factories import overridden
+
+_fetchall = extensions.cursor.fetchall
+_fetchmany = extensions.cursor.fetchmany
+_next = extensions.cursor.__next__
+
+# As many rows psycopg2 may convert in one go, without a look at the clock.
+_FEW = 100
+
+# Seconds of converting rows after which others get their turn.
+_TURN = 0.005
+
+# The largest count that FETCH takes. No result has more rows.
+_ALL = 2**31 - 1
 
 
 class GreenCursor(CopyCursor, extensions.cursor):  # type: ignore[misc]
@@ -23,6 +42,48 @@ class GreenCursor(CopyCursor, extensions.cursor):  # type: ignore[misc]
 
     _green_for = extensions.cursor
 
+    @staticmethod
+    def _green_wrappers(factory: type) -> dict[str, Any]:
+        """Return what the green class for *factory* puts in the place of the methods of *factory*.
+
+        These may call psycopg2's by their full name.
+        """
+        wrappers: dict[str, Any] = {}
+        executemany = overridden(factory, "executemany")
+        if executemany is not None:
+
+            @functools.wraps(executemany)
+            def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+                check_free(self.connection, "executemany")
+                return executemany(self, *args, **kwargs)
+
+            wrappers["executemany"] = guarded
+        for name, fetch in ("fetchall", GreenCursor.fetchall), ("fetchmany", GreenCursor.fetchmany):
+            if overridden(factory, name) is getattr(extras.NamedTupleCursor, name):
+                wrappers[name] = _named_tuples(fetch)
+        return wrappers
+
+    def fetchall(self) -> list[Any]:
+        """See psycopg2. Other greenlets run while a large result is converted.
+
+        Raises:
+            psycopg2.ProgrammingError: Another greenlet used this cursor meanwhile.
+        """
+        if self.rowcount <= _FEW and self.name is None:
+            return _fetchall(self)  # type: ignore[no-any-return]
+        return _fetch(self, "fetchall", _ALL)
+
+    def fetchmany(self, size: Any = None) -> list[Any]:
+        """See psycopg2. Other greenlets run while a large result is converted.
+
+        Raises:
+            psycopg2.ProgrammingError: Another greenlet used this cursor meanwhile.
+        """
+        count = self.arraysize if size is None else size
+        if isinstance(count, int) and _FEW < count <= _ALL and (self.rowcount > _FEW or self.name is not None):
+            return _fetch(self, "fetchmany", count)
+        return _fetchmany(self, size)  # type: ignore[no-any-return]
+
     def executemany(self, query: Any, vars_list: Iterable[Any]) -> None:
         """See psycopg2.
 
@@ -32,6 +93,106 @@ class GreenCursor(CopyCursor, extensions.cursor):  # type: ignore[misc]
         """
         check_free(self.connection, "executemany")
         super().executemany(query, _guarded(self.connection, iter(vars_list)))
+
+
+def _fetch(cursor: Any, method: str, count: int) -> list[Any]:
+    """Return the next *count* rows; let others run meanwhile if the running greenlet may wait."""
+    if not may_wait(cursor.connection):
+        return _fetchall(cursor) if count == _ALL else _fetchmany(cursor, count)  # type: ignore[no-any-return]
+    if cursor.name is None:
+        return _in_turns(cursor, method, count, functools.partial(_fetchmany, cursor))
+    if (
+        cursor.rownumber < cursor.rowcount  # rows left of an iteration, which psycopg2 drops
+        or holder(cursor.connection) is not None
+        or cursor.connection.status == extensions.STATUS_PREPARED
+    ):
+        return _fetchall(cursor) if count == _ALL else _fetchmany(cursor, count)  # type: ignore[no-any-return]
+    # To psycopg2 it is a step of an iteration, with FETCH for all the rows.
+    itersize = cursor.itersize
+    cursor.itersize = count
+    try:
+        first = list(itertools.islice(map(_next, [cursor]), 1))
+    finally:
+        cursor.itersize = itersize
+    return _in_turns(cursor, method, _ALL, lambda size: list(map(_next, itertools.repeat(cursor, size))), first)
+
+
+def _in_turns(
+    cursor: Any, method: str, count: int, fetch: Callable[[int], list[Any]], rows: list[Any] | None = None
+) -> list[Any]:
+    """Add to *rows* what *fetch* returns for a number of rows, until there are *count* or no more."""
+    rows = [] if rows is None else rows
+    turns = _Turns(cursor)
+    count = min(count, cursor.rowcount - cursor.rownumber)
+    while True:
+        part = fetch(min(turns.size, count))
+        rows += part
+        count -= len(part)
+        if count <= 0 or not part:
+            return rows
+        if turns.is_over():
+            query, position = cursor.query, (cursor.rowcount, cursor.rownumber)
+            turns.pause()
+            if cursor.query is not query or (cursor.rowcount, cursor.rownumber) != position:
+                raise psycopg2.ProgrammingError(f"{method} cannot go on: another greenlet used the cursor meanwhile")
+
+
+def _named_tuples(fetch: Any) -> Any:
+    """Return what stands in for a method of NamedTupleCursor, which makes the named tuples of all rows in one go."""
+
+    def fetch_in_turns(self: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        rows: list[Any] = fetch(self, *args, **kwargs)
+        record = self.Record
+        if record is None:
+            record = self.Record = self._make_nt()
+        if len(rows) <= _FEW or not may_wait(self.connection):
+            return list(map(record._make, rows))
+        turns = _Turns(self)
+        done = 0
+        while done < len(rows):
+            part = rows[done : done + turns.size]
+            rows[done : done + len(part)] = map(record._make, part)
+            done += len(part)
+            if turns.is_over():
+                turns.pause()
+        return rows
+
+    return functools.update_wrapper(fetch_in_turns, fetch)
+
+
+class _Turns:
+    """The rows that one greenlet converts before others get their turn."""
+
+    def __init__(self, cursor: Any) -> None:
+        self._pause = cursor.connection._green_adapter.pause
+        self.size = _FEW  # rows between two looks at the clock
+        self._begun = self._looked = time.perf_counter()
+
+    def is_over(self) -> bool:
+        """Look at the clock after *size* rows; tell whether others should run now."""
+        now = time.perf_counter()
+        if now - self._looked < _TURN / 4:
+            self.size *= 2
+        elif now - self._looked > _TURN / 2:
+            self.size = max(1, self.size // 2)
+        self._looked = now
+        return now - self._begun > _TURN
+
+    def pause(self) -> None:
+        self._pause()
+        self._begun = self._looked = time.perf_counter()
+
+
+def may_wait(conn: Any) -> bool:
+    """Return whether the running greenlet, which uses *conn*, may let other greenlets run."""
+    adapter = getattr(conn, "_green_adapter", None)
+    if adapter is None:
+        return False
+    hub = adapter.current()
+    if hub is None or _waiters.getcurrent() is adapter.greenlet(hub) or extensions.get_wait_callback() is None:
+        return False
+    may_wait_in = getattr(adapter, "may_wait", None)
+    return may_wait_in is None or may_wait_in(hub)
 
 
 def _guarded(conn: Any, items: Iterator[Any]) -> Iterator[Any]:

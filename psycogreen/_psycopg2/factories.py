@@ -6,6 +6,8 @@ with the resolution order
     the user's classes, our class, its mixins, psycopg2's own class
 
 What a user's class overrides goes on to be called, and its super() finds ours.
+Where it calls psycopg2's class by its full name instead, ours is not reached:
+the methods that would then stop the hub get a wrapper in the green class.
 """
 
 import types
@@ -54,6 +56,8 @@ def _green_class(factory: type, green: type) -> type:
             "__slots__": (),
             "_green_for": factory,
         }
+        if hasattr(green, "_green_wrappers"):
+            names.update(green._green_wrappers(factory))
         made = types.new_class(factory.__name__, (factory, green), exec_body=lambda body: body.update(names))
         factory._green_class = made  # type: ignore[attr-defined]
     return made
@@ -69,10 +73,23 @@ class _WrappedFactory:
         self._green = green
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        made = self.factory(*args, **kwargs)
-        if isinstance(made, self._green.__bases__[-1]):
-            try:
-                made.__class__ = _green_class(type(made), self._green)
-            except TypeError:
-                pass  # of psycopg2's own class
-        return made
+        return make_green(self.factory(*args, **kwargs), self._green)
+
+
+def make_green(made: Any, green: type) -> Any:
+    """Return *made*, a connection or cursor, after it has become a *green* one.
+
+    An object of psycopg2's own class stays what it is, and so does a proxy.
+    """
+    if issubclass(type(made), green.__bases__[-1]) and not issubclass(type(made), green):
+        try:
+            made.__class__ = _green_class(type(made), green)
+        except TypeError:
+            pass  # of psycopg2's own class
+    return made
+
+
+def overridden(factory: type, name: str) -> Any:
+    """Return the function by which the class *factory* overrides psycopg2's method *name*, or None."""
+    method = getattr(factory, name)
+    return method if isinstance(method, types.FunctionType) else None

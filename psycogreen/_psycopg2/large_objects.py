@@ -23,7 +23,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
-from psycogreen._libpq.binary_query import BinaryQueries, close
+from psycogreen._libpq.binary_query import BinaryQueries, close, may_wait_in_hub
 from psycogreen._psycopg2.exclusive import check_free, exclusive
 from psycogreen._psycopg2.factories import green_factory
 
@@ -72,20 +72,24 @@ class LargeObjects(extensions.connection):  # type: ignore[misc]
             TypeError: An argument is of the wrong type.
         """
         # psycopg2 parses the arguments, looks at the connection's state, and
-        # refuses last of all because of the wait callback.
+        # refuses last of all because of the wait callback. While that is taken
+        # away it calls the factory: its own large objects would stop the hub
+        # when the callback is back.
+        is_class = isinstance(lobject_factory, type) and issubclass(lobject_factory, extensions.lobject)
+        factory = green_factory(lobject_factory, LargeObject) if is_class else lobject_factory
         try:
-            return super().lobject(oid, mode, new_oid, new_file, lobject_factory)
+            return super().lobject(oid, mode, new_oid, new_file, factory)
         except psycopg2.ProgrammingError:
             if extensions.get_wait_callback() is None or self.async_:
                 raise
         if self.status == extensions.STATUS_PREPARED:
             raise psycopg2.ProgrammingError("lobject cannot be used with a prepared two-phase transaction")
-        if not (isinstance(lobject_factory, type) and issubclass(lobject_factory, extensions.lobject)):
+        if not is_class:
             raise TypeError("lobject factory must be subclass of psycopg2.extensions.lobject")
         arguments: list[Any] = [_oid(oid), mode, _oid(new_oid)]
         if new_file is not None:
             arguments.append(new_file)
-        return green_factory(lobject_factory, LargeObject)(self, *arguments)
+        return factory(self, *arguments)
 
 
 class LargeObject(extensions.lobject):  # type: ignore[misc]
@@ -260,7 +264,7 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
         adapter = self._conn._green_adapter
         try:
             # A thread without a hub may well wait for the file itself.
-            result = _attempt(fn, *args) if adapter.current() is None else adapter.run_in_thread(_attempt, fn, *args)
+            result = adapter.run_in_thread(_attempt, fn, *args) if may_wait_in_hub(adapter) else _attempt(fn, *args)
         except BaseException:
             close(self._conn)  # as after a wait for the server
             raise
@@ -373,7 +377,7 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
         adapter = self._conn._green_adapter
         pieces: list[bytes] = []
         for piece in _slices(text):
-            if pieces and adapter.current() is not None:
+            if pieces and may_wait_in_hub(adapter):
                 adapter.pause()
             try:
                 pieces.append(piece.encode(encoding))

@@ -1,0 +1,81 @@
+"""The wait callback is taken away for a while and put back, as people did to copy."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg2
+import pytest
+from hubs.contract import Hub
+from psycopg2.extensions import get_wait_callback, set_wait_callback
+
+from psycogreen._psycopg2.connection import GreenConnection
+
+# More than a socket takes at once.
+BIG = b"0123456789" * 1_000_000
+
+
+@contextlib.contextmanager
+def paused() -> Iterator[None]:
+    callback = get_wait_callback()
+    set_wait_callback(None)
+    try:
+        yield
+    finally:
+        set_wait_callback(callback)
+
+
+def test_large_object_from_before_the_pause_works_in_it_and_after(hub: Hub, connect: Any, tmp_path: Any) -> None:
+    connection = connect()
+    whole = hub.run(connection.lobject, 0, "wb")
+    with paused():
+        assert whole.write(BIG) == len(BIG)
+        assert whole.seek(0) == 0
+        assert whole.read() == BIG
+        whole.export(str(tmp_path / "exported"))
+        whole.seek(5)
+    assert (tmp_path / "exported").read_bytes() == BIG
+    assert hub.run(whole.read, 3) == b"567"
+    hub.run(whole.unlink)
+    hub.run(connection.commit)
+
+
+def test_large_object_from_the_pause_is_green_after_it(hub: Hub, connect: Any) -> None:
+    connection = connect()
+    with paused():
+        whole = connection.lobject(0, "wb")
+        whole.write(BIG)
+    with hub.ticker(0.005) as ticker:
+        hub.run(whole.seek, 0)
+        assert hub.run(whole.read) == BIG
+    assert ticker.longest_gap < 0.2
+    hub.run(whole.unlink)
+
+
+def test_connection_from_the_pause_is_green_after_it(hub: Hub, connect: Any) -> None:
+    with paused():
+        connection = connect()
+        cursor = connection.cursor()
+        cursor.execute("CREATE TEMPORARY TABLE items (text text)")
+        cursor.copy_expert("COPY items FROM STDIN", io.BytesIO(b"0123456789\n" * 1_000_000))
+        assert cursor.rowcount == 1_000_000
+    assert isinstance(connection, GreenConnection)
+    out = io.BytesIO()
+    with hub.ticker(0.005) as ticker:
+        hub.run(cursor.copy_expert, "COPY items TO STDOUT", out)
+        hub.run(cursor.copy_expert, "COPY items FROM STDIN", io.BytesIO(out.getvalue()))
+    assert ticker.longest_gap < 0.2
+    assert cursor.rowcount == 1_000_000
+    task = hub.spawn(cursor.execute, "SELECT pg_sleep(0.5)")
+    hub.sleep(0.1)
+    with pytest.raises(psycopg2.ProgrammingError, match="another greenlet"):
+        hub.run(connection.commit)
+    task.wait()
+
+
+def test_cancel_in_the_pause_works(hub: Hub, connect: Any) -> None:
+    connection = connect()
+    with paused():
+        hub.run(connection.cancel)
+    assert hub.run(connection.cursor().execute, "SELECT 1") is None
