@@ -109,6 +109,18 @@ cdef unsigned int forks = 0
 # Bound here because the name `sys` is gone while the interpreter finalizes.
 cdef object is_finalizing = sys.is_finalizing
 
+# psycopg2's class, once there is a connection: psycogreen imports without psycopg2.
+cdef object connection_class = None
+
+
+cdef object psycopg2_connection():
+    global connection_class
+    if connection_class is None:
+        from psycopg2.extensions import connection
+        connection_class = connection
+    return connection_class
+
+
 # The reactor used last, a borrowed reference. The next wait most often wants the same.
 cdef PyObject *latest = NULL
 
@@ -263,8 +275,8 @@ cdef class Reactor:
             return sock
         return None
 
-    cdef int adopt(self, conn) except -1:
-        """Make a record of *conn*, whose first wait has ended well."""
+    cdef Socket adopt(self, conn):
+        """Make a record of *conn*, in its first wait; return None where that can't be done."""
         cdef ForgetCallback forget = ForgetCallback.__new__(ForgetCallback)
         cdef Socket sock = Socket.__new__(Socket)
         forget.reactor = weakref.ref(self)
@@ -273,14 +285,14 @@ cdef class Reactor:
             sock.connection = weakref.ref(conn)
             sock.forget_ref = weakref.ref(conn, forget)
         except TypeError:
-            return 0
-        from psycopg2.extensions import connection
-        sock.fd_stable = isinstance(conn, connection)
+            return None
+        # While it connects, libpq goes from one socket to the next: it is armed anew for each park.
+        sock.fd_stable = False
         sock.green = hasattr(conn, "_green_poll")
         sock.fd = -1
         self.forget(sock.key)
         self.sockets[sock.key] = sock
-        return 0
+        return sock
 
     cdef int forget(self, size_t key) except -1:
         cdef Socket sock = self.sockets.pop(key, None)

@@ -1,6 +1,5 @@
 """Registering a wait callback with psycopg2, and standing in for its connect()."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +7,10 @@ from psycogreen._adapter import Adapter
 
 # The callback with which psycopg2.connect() hands out green connections.
 _green_callback: Callable[..., None] | None = None
+# How to connect with it, and psycopg2's get_wait_callback(). Bound by register():
+# the import statements would cost more than the rest of _connect().
+_green_connect: Callable[[Callable[..., Any], str, Any], Any] | None = None
+_get_wait_callback: Callable[[], Any] | None = None
 # psycopg2._connect() as it was before it was replaced.
 _psycopg_connect: Callable[..., Any] | None = None
 
@@ -26,7 +29,7 @@ def register(callback: Callable[..., None], adapter: Adapter, connections: bool,
     Raises:
         ImportError: psycopg2 is not installed or has no wait callbacks.
     """
-    global _green_callback, _psycopg_connect
+    global _green_callback, _green_connect, _get_wait_callback, _psycopg_connect
     try:
         import psycopg2
         from psycopg2 import extensions
@@ -40,10 +43,11 @@ def register(callback: Callable[..., None], adapter: Adapter, connections: bool,
             " install 2.9 or later"
         )
     if connections:
-        from psycogreen._psycopg2.connection import GreenConnection, encrypt_password
+        from psycogreen._psycopg2.connection import GreenConnection, encrypt_password, green_connect
 
         GreenConnection._green_adapter = adapter
         GreenConnection._green_cancel = cancel
+        _green_connect, _get_wait_callback = green_connect, extensions.get_wait_callback
         if _psycopg_connect is None:
             _psycopg_connect = psycopg2._connect
             # psycopg2.connect() looks it up at each call, so this also
@@ -56,14 +60,7 @@ def register(callback: Callable[..., None], adapter: Adapter, connections: bool,
 
 def _connect(dsn: str, connection_factory: Any = None, **kwasync: Any) -> Any:
     """Stand in for psycopg2._connect()."""
-    from psycopg2 import extensions
-
-    assert _psycopg_connect is not None
-    if _green_callback is None or extensions.get_wait_callback() is not _green_callback or any(kwasync.values()):
+    assert _psycopg_connect and _green_connect and _get_wait_callback
+    if _green_callback is None or _get_wait_callback() is not _green_callback or any(kwasync.values()):
         return _psycopg_connect(dsn, connection_factory=connection_factory, **kwasync)
-
-    from psycogreen._psycopg2.connect import connect
-    from psycogreen._psycopg2.connection import GreenConnection, green_connection_factory
-
-    make = functools.partial(_psycopg_connect, connection_factory=green_connection_factory(connection_factory))
-    return connect(GreenConnection._green_adapter, make, dsn)
+    return _green_connect(_psycopg_connect, dsn, connection_factory)

@@ -7,6 +7,7 @@ users bring.
 """
 
 import functools
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from psycopg2 import extensions
 from psycogreen import _waiters
 from psycogreen._adapter import Adapter
 from psycogreen._psycopg2 import cancel
-from psycogreen._psycopg2.connect import Connecting
+from psycogreen._psycopg2.connect import Connecting, connect
 from psycogreen._psycopg2.cursor import DefaultCursor, GreenCursor
 from psycogreen._psycopg2.exclusive import check_free, holder
 from psycogreen._psycopg2.factories import green_factory, original_factory
@@ -204,6 +205,12 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
         # Neither during a connect nor after the loss of the connection.
         if self._green_cancel and self.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE:
             cancel.cancel_and_abandon(self, self._green_adapter)
+
+
+def green_connect(psycopg_connect: Callable[..., Any], dsn: str, connection_factory: Any) -> Any:
+    """Make a green connection through *psycopg_connect*, psycopg2's ``_connect()``."""
+    make = functools.partial(psycopg_connect, connection_factory=green_connection_factory(connection_factory))
+    return connect(GreenConnection._green_adapter, make, dsn)
 
 
 def green_connection_factory(factory: Any) -> Any:
