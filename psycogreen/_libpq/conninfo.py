@@ -17,7 +17,7 @@ INVALID_SSLMODE = "psycogreen"
 
 # What is behind os.environ, which encodes and decodes, and raises and catches
 # an exception for each variable that is not set: a third of a connect's cost.
-_environ: dict[Any, Any] = getattr(os.environ, "_data", os.environ)
+_environ: Any = getattr(os.environ, "_data", os.environ)
 _key: Callable[[str], Any] = getattr(os.environ, "encodekey", str)
 _SERVICE = _key("PGSERVICE")
 

@@ -80,7 +80,7 @@ class Connecting(_psycopg):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         request = self._green_requested()
-        text = super().__repr__()
+        text: str = super().__repr__()
         return text.replace(request.libpq_dsn, request.dsn) if request else text
 
 
@@ -191,7 +191,7 @@ def connect(adapter: Adapter, make: Callable[[str], Any], dsn: str) -> Any:
                 finally:
                     _current_request.set(None)
                 if isinstance(connection, Connecting):
-                    connection._green_request = request
+                    connection._green_request = request  # type: ignore[misc]  # green connections have no __slots__
                 return connection
             except _TryNextAddress as exc:
                 errors += str(exc)
@@ -238,9 +238,7 @@ def _attempt_direct(adapter: Adapter, make: Callable[[str], Any], dsn: str, seco
         raise psycopg2.OperationalError(str(exc)) from None
 
 
-def _attempt(
-    adapter: Adapter, make: Callable[[str], Any], dsn: str, address: Host | None, seconds: int | None
-) -> Any:
+def _attempt(adapter: Adapter, make: Callable[[str], Any], dsn: str, address: Host | None, seconds: int | None) -> Any:
     """Connect with *dsn*, whose only host is *address*; None: the one that libpq finds.
 
     Raises:
@@ -265,8 +263,9 @@ def _attempt(
 
 
 def _only_host(dsn: str) -> Host:
-    (host,) = hosts(parameters(dsn) or {}) or ()
-    return host
+    listed_hosts = hosts(parameters(dsn) or {})
+    assert listed_hosts
+    return listed_hosts[0]
 
 
 def _raise_as_blocking(exc: Exception, dsn: str, address: Host) -> NoReturn:
@@ -339,5 +338,7 @@ def _sentinel_report(dsn: str) -> str:
         extensions.connection(_dsn(dsn, {}, SENTINEL_HOST, False), async_=1)
     except psycopg2.Error as exc:
         report = str(exc)
-        return report if SENTINEL_HOST.hostaddr in report else ""
+        # Else it is about a parameter, whatever that is.
+        tried = any(line.endswith(_system_errors()) for line in report.splitlines())
+        return report if tried and SENTINEL_HOST.hostaddr in report else ""
     raise AssertionError("connected to the broadcast address")
