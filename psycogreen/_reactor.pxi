@@ -137,6 +137,9 @@ cdef class Socket:
     cdef size_t key  # id(connection)
     cdef object waiter  # the greenlet that is inside the wait callback for it, or None
     cdef object parked  # the same while it is parked here
+    # In its first wait. libpq goes from one socket to the next then, so the
+    # descriptor is asked for and armed anew for each park.
+    cdef bint connecting
     cdef bint fd_stable  # psycopg2's own connections keep their descriptor once connected
     cdef bint green  # a GreenConnection: its poll() may refuse, its _green_poll() does not
     cdef int fd
@@ -286,8 +289,7 @@ cdef class Reactor:
             sock.forget_ref = weakref.ref(conn, forget)
         except TypeError:
             return None
-        # While it connects, libpq goes from one socket to the next: it is armed anew for each park.
-        sock.fd_stable = False
+        sock.connecting = True
         sock.green = hasattr(conn, "_green_poll")
         sock.fd = -1
         self.forget(sock.key)

@@ -131,7 +131,7 @@ cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, b
             continue
         if woken:
             reactor.ask_epoll = True
-            if sock.fd_stable and (unchecked or readable(sock.fd)):
+            if not sock.connecting and (unchecked or readable(sock.fd)):
                 # More of a large result is there: read on before parking again.
                 if since == 0:
                     since = monotonic()
@@ -189,7 +189,7 @@ def wait_callback(adapter):
         def wait(conn, timeout=unlimited):
             cdef Reactor reactor
             cdef Socket sock
-            cdef bint direct = False, connecting = False
+            cdef bint direct = False
             if timeout is not unlimited:
                 wait_in_hub(conn, timeout)
                 return
@@ -204,7 +204,6 @@ def wait_callback(adapter):
                 sock = reactor.socket(conn)
                 if sock is None:
                     sock = reactor.adopt(conn)
-                    connecting = True
             if sock is None:
                 wait_in_hub(conn)
                 return
@@ -213,7 +212,8 @@ def wait_callback(adapter):
             sock.waiter = me
             try:
                 wait_in_reactor(adapter, conn, timeout, reactor, sock, direct)
-                if connecting:
+                if sock.connecting:
+                    sock.connecting = False
                     sock.fd_stable = isinstance(conn, psycopg2_connection())
             except BaseException:
                 # psycopg2 now closes the connection, and another file may get the descriptor.
