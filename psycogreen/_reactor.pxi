@@ -109,6 +109,18 @@ cdef unsigned int forks = 0
 # Bound here because the name `sys` is gone while the interpreter finalizes.
 cdef object is_finalizing = sys.is_finalizing
 
+# psycopg2's class, once there is a connection: psycogreen imports without psycopg2.
+cdef object connection_class = None
+
+
+cdef object psycopg2_connection():
+    global connection_class
+    if connection_class is None:
+        from psycopg2.extensions import connection
+        connection_class = connection
+    return connection_class
+
+
 # The reactor used last, a borrowed reference. The next wait most often wants the same.
 cdef PyObject *latest = NULL
 
@@ -125,6 +137,9 @@ cdef class Socket:
     cdef size_t key  # id(connection)
     cdef object waiter  # the greenlet that is inside the wait callback for it, or None
     cdef object parked  # the same while it is parked here
+    # In its first wait. libpq goes from one socket to the next then, so the
+    # descriptor is asked for and armed anew for each park.
+    cdef bint connecting
     cdef bint fd_stable  # psycopg2's own connections keep their descriptor once connected
     cdef bint green  # a GreenConnection: its poll() may refuse, its _green_poll() does not
     cdef void *pgconn  # what libpq calls it; NULL where the loop asks psycopg2 instead
@@ -264,8 +279,8 @@ cdef class Reactor:
             return sock
         return None
 
-    cdef int adopt(self, conn) except -1:
-        """Make a record of *conn*, whose first wait has ended well."""
+    cdef Socket adopt(self, conn):
+        """Make a record of *conn*, in its first wait; return None where that can't be done."""
         cdef ForgetCallback forget = ForgetCallback.__new__(ForgetCallback)
         cdef Socket sock = Socket.__new__(Socket)
         forget.reactor = weakref.ref(self)
@@ -274,11 +289,10 @@ cdef class Reactor:
             sock.connection = weakref.ref(conn)
             sock.forget_ref = weakref.ref(conn, forget)
         except TypeError:
-            return 0
-        from psycopg2.extensions import connection
-        sock.fd_stable = isinstance(conn, connection)
+            return None
+        sock.connecting = True
         sock.green = hasattr(conn, "_green_poll")
-        if sock.green and type(conn)._green_poll is connection.poll:
+        if sock.green and type(conn)._green_poll is psycopg2_connection().poll:
             # psycopg2's own poll() raises where there is no PGconn any more.
             load_transaction_status(conn)
             if transaction_status != NULL:
@@ -286,7 +300,7 @@ cdef class Reactor:
         sock.fd = -1
         self.forget(sock.key)
         self.sockets[sock.key] = sock
-        return 0
+        return sock
 
     cdef int forget(self, size_t key) except -1:
         cdef Socket sock = self.sockets.pop(key, None)

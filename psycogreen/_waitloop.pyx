@@ -3,8 +3,8 @@
 
 It behaves as ``_waitloop_py.py`` does. A wait for an answer goes through the
 reactor of the hub (``_reactor.pxi``), where parking is a store and a switch.
-All other waits go through the pure loop: while connecting, for POLL_WRITE, with
-a timeout, in a thread without a hub, and on a platform without epoll.
+All other waits go through the pure loop: for POLL_WRITE, with a timeout, in a
+thread without a hub, and on a platform without epoll.
 """
 
 import functools
@@ -156,7 +156,7 @@ cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, b
             continue
         if woken:
             reactor.ask_epoll = True
-            if unchecked or readable(sock.fd):
+            if not sock.connecting and (unchecked or readable(sock.fd)):
                 # More of a large result is there: read on before parking again.
                 if since == 0:
                     since = monotonic()
@@ -224,19 +224,22 @@ def wait_callback(adapter):
             except BaseException:  # raised by a signal handler; the query was sent already
                 notify_interrupted(conn)
                 raise
-            sock = None if reactor is None else reactor.socket(conn)
+            sock = None
+            if reactor is not None:
+                sock = reactor.socket(conn)
+                if sock is None:
+                    sock = reactor.adopt(conn)
             if sock is None:
                 wait_in_hub(conn)
-                if reactor is None:
-                    reactor = reactor_for(adapter, greenlet_type, me, &direct)
-                if reactor is not None and reactor.socket(conn) is None:
-                    reactor.adopt(conn)
                 return
             if sock.waiter is not None and sock.waiter is not me:
                 raise in_use_error("the wait callback")
             sock.waiter = me
             try:
                 wait_in_reactor(adapter, conn, timeout, reactor, sock, direct)
+                if sock.connecting:
+                    sock.connecting = False
+                    sock.fd_stable = isinstance(conn, psycopg2_connection())
             except BaseException:
                 if reactor.forks != forks:
                     _forks.disconnect(conn)

@@ -32,8 +32,6 @@ def test_a_query_does_not_go_through_the_hubs_wait_functions(hub, connect):
 
     set_wait_callback(wait_callback(Counting())(hub.wait_callback.__wrapped__))
     cursor = hub.run(connect).cursor()
-    assert waits  # it was connecting
-    waits.clear()
     for _ in range(3):
         hub.run(cursor.execute, "SELECT pg_sleep(0.01)")
     assert not waits

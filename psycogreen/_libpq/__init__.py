@@ -25,6 +25,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "PQconninfo": (c_void_p, [c_void_p]),
     "PQconninfoFree": (None, [c_void_p]),
     "PQhost": (c_char_p, [c_void_p]),
+    "PQport": (c_char_p, [c_void_p]),
     "PQfinish": (None, [c_void_p]),
     "PQflush": (c_int, [c_void_p]),
     "PQsetnonblocking": (c_int, [c_void_p, c_int]),

@@ -1,11 +1,10 @@
 """Connection parameters as libpq takes them: from the DSN, a service file, the environment and its defaults."""
 
-import ctypes
-import ipaddress
+import _socket
+import functools
 import os
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Any
 
 import psycopg2
 from psycopg2 import extensions
@@ -16,40 +15,42 @@ from psycogreen._libpq import libpq
 # the parameters together, and before it looks for a server.
 INVALID_SSLMODE = "psycogreen"
 
-# Where libpq can't be asked; a service file is not read then.
-_ENVIRONMENT = {
-    "host": "PGHOST",
-    "hostaddr": "PGHOSTADDR",
-    "port": "PGPORT",
-    "connect_timeout": "PGCONNECT_TIMEOUT",
-    "target_session_attrs": "PGTARGETSESSIONATTRS",
-    "load_balance_hosts": "PGLOADBALANCEHOSTS",
-}
+# What is behind os.environ, which encodes and decodes, and raises and catches
+# an exception for each variable that is not set: a third of a connect's cost.
+_environ: Any = getattr(os.environ, "_data", os.environ)
+_key: Callable[[str], Any] = getattr(os.environ, "encodekey", str)
+_SERVICE = _key("PGSERVICE")
+
+# The parameters that decide where and how to connect, and libpq's environment
+# variables for them.
+_VARIABLES = [
+    ("host", _key("PGHOST")),
+    ("hostaddr", _key("PGHOSTADDR")),
+    ("port", _key("PGPORT")),
+    ("connect_timeout", _key("PGCONNECT_TIMEOUT")),
+    ("target_session_attrs", _key("PGTARGETSESSIONATTRS")),
+    ("load_balance_hosts", _key("PGLOADBALANCEHOSTS")),
+]
+_KEYS = frozenset([_SERVICE, *(variable for _, variable in _VARIABLES)])
 
 
-class _Option(ctypes.Structure):
-    """libpq's PQconninfoOption."""
-
-    _fields_ = [
-        ("keyword", ctypes.c_char_p),
-        ("envvar", ctypes.c_char_p),
-        ("compiled", ctypes.c_char_p),
-        ("val", ctypes.c_char_p),
-        ("label", ctypes.c_char_p),
-        ("dispchar", ctypes.c_char_p),
-        ("dispsize", ctypes.c_int),
-    ]
-
-
-@dataclass(frozen=True)
 class Host:
-    """One place in libpq's list of hosts."""
+    """One place in libpq's list of hosts.
 
-    host: str
-    hostaddr: str
-    port: str
-    #: *hostaddr* is what *host* resolved to.
-    resolved: bool = False
+    Attributes:
+        host: A name, an address, the directory of a unix socket, or nothing.
+        hostaddr: The address that libpq is told to use, or nothing.
+        port: The port.
+        resolved: *hostaddr* is what *host* resolved to.
+    """
+
+    __slots__ = ("host", "hostaddr", "port", "resolved")
+
+    def __init__(self, host: str, hostaddr: str, port: str, resolved: bool = False) -> None:
+        self.host = host
+        self.hostaddr = hostaddr
+        self.port = port
+        self.resolved = resolved
 
     @property
     def is_socket(self) -> bool:
@@ -59,13 +60,7 @@ class Host:
     @property
     def is_name(self) -> bool:
         """Whether *host* must be resolved."""
-        if self.hostaddr or self.is_socket:
-            return False
-        try:
-            ipaddress.ip_address(self.host)
-        except ValueError:
-            return True
-        return False
+        return not (self.hostaddr or self.is_socket or _is_address(self.host))
 
     def __str__(self) -> str:
         """What libpq calls it in ``connection to server ... failed``."""
@@ -76,61 +71,143 @@ class Host:
         return f'at "{self.hostaddr or self.host}", port {self.port}'
 
 
-def parameters(dsn: str) -> dict[str, str] | None:
-    """Return the parameters that libpq would use for *dsn*, but for the password.
+def _is_address(host: str) -> bool:
+    for family, address in (_socket.AF_INET, host), (_socket.AF_INET6, host.partition("%")[0]):
+        try:
+            _socket.inet_pton(family, address)
+        except OSError:
+            pass
+        else:
+            return True
+    return False
 
-    None: libpq refuses *dsn*, and says why when asked to connect with it.
+
+def parameters(dsn: str) -> dict[str, str] | None:
+    """Return the parameters that libpq would use for *dsn*: those that decide where and how to connect.
+
+    None: libpq refuses *dsn*, and says why when asked to connect with it. With
+    "service", they come from a service file, too.
     """
     try:
         given: dict[str, str] = extensions.parse_dsn(dsn)
     except psycopg2.Error:
         return None
+    # A service file comes between the DSN and the environment. Only libpq knows where it is.
+    if "service" in given or _SERVICE in _environ:
+        try:
+            used = _ask(libpq(), given)
+            return None if used is None else used | {"service": ""}
+        except psycopg2.NotSupportedError:
+            pass
+    used = {}
+    for name, variable in _VARIABLES:
+        if name in given:
+            used[name] = given[name]
+        elif variable in _environ:
+            used[name] = os.fsdecode(_environ[variable])
+    if "port" not in used:
+        used["port"] = _defaults()[1]
+    return used
+
+
+# What the environment says, and connect_timeout() for DSNs by their hash, as a DSN may hold
+# a password. These DSNs are handed to libpq as they are: if two had the same
+# hash, only the timeout would be wrong.
+_direct: tuple[tuple[Any, ...], dict[int, int | None]] = ((), {})
+_MAX_DIRECT = 1000
+
+
+def _settings() -> tuple[Any, ...]:
+    """Return what the environment says, in any form."""
+    # With a set the view looks up the members of that.
+    return () if _environ.keys().isdisjoint(_KEYS) else tuple(map(_environ.get, _KEYS))
+
+
+def add_direct(dsn: str, seconds: int | None) -> None:
+    """Remember that *dsn* needs no more than a limit of *seconds*: its only host is a socket or an address."""
+    global _direct
+    settings = _settings()
+    if settings != _direct[0] or len(_direct[1]) >= _MAX_DIRECT:
+        _direct = settings, {}
+    _direct[1][hash(dsn)] = seconds
+
+
+def direct_timeout(dsn: str) -> int | None:
+    """Return what add_direct() remembered of *dsn*.
+
+    Raises:
+        KeyError: Nothing, or the environment was another one.
+    """
+    settings, timeouts = _direct
+    if settings != _settings():
+        raise KeyError
+    return timeouts[hash(dsn)]
+
+
+def _ask(library: Any, given: dict[str, str]) -> dict[str, str] | None:
+    """Return the parameters in _VARIABLES as libpq itself puts them together."""
+    import ctypes
+
+    # PQconndefaults() would do if it were not for a service named in the DSN.
+    dsn = extensions.make_dsn(**given | {"sslmode": INVALID_SSLMODE})
+    conn = library.PQconnectStart(os.fsencode(dsn))
+    try:
+        options = conn and library.PQconninfo(conn)
+        if not options:
+            return None
+        wanted = {name.encode() for name, _ in _VARIABLES} | {b"sslmode"}
+        used = {}
+        try:
+            # An array of PQconninfoOption: six strings, of which the first is
+            # the keyword and the fourth the value, and an integer.
+            address, size = options, 7 * ctypes.sizeof(ctypes.c_void_p)
+            while (keyword := ctypes.c_char_p.from_address(address).value) is not None:
+                if keyword in wanted:
+                    value = ctypes.c_char_p.from_address(address + 3 * ctypes.sizeof(ctypes.c_void_p)).value
+                    if value is not None:
+                        used[keyword.decode()] = os.fsdecode(value)
+                address += size
+        finally:
+            library.PQconninfoFree(options)
+    finally:
+        library.PQfinish(conn)
+    if used.pop("sslmode", None) != INVALID_SSLMODE:
+        return None  # it did not come as far as that, the service is unknown for instance
+    return used
+
+
+@functools.cache
+def _defaults() -> tuple[str, str]:
+    """Return the host and the port that are compiled into libpq."""
     try:
         library = libpq()
     except psycopg2.NotSupportedError:
-        return {k: os.environ[name] for k, name in _ENVIRONMENT.items() if name in os.environ} | given
-    # PQconndefaults() would do if it were not for a service named in the DSN.
-    conn = library.PQconnectStart(os.fsencode(extensions.make_dsn(**given | {"sslmode": INVALID_SSLMODE})))
-    if not conn:
-        return None
+        return "", "5432"
+    # Empty parameters keep out what is in the environment.
+    conn = library.PQconnectStart(f"host='' hostaddr='' port='' sslmode={INVALID_SSLMODE}".encode())
     try:
-        options = library.PQconninfo(conn)
-        if not options:
-            return None
-        try:
-            options_used = dict(_items(options))
-        finally:
-            library.PQconninfoFree(options)
-        if options_used.get("sslmode") != INVALID_SSLMODE:
-            return None  # it did not come as far as that, the service is unknown for instance
-        if not options_used.get("host") and not options_used.get("hostaddr"):
-            options_used["host"] = os.fsdecode(library.PQhost(conn) or b"")
-        return options_used
+        return os.fsdecode(library.PQhost(conn) or b""), os.fsdecode(library.PQport(conn) or b"5432")
     finally:
         library.PQfinish(conn)
 
 
-def _items(options: int) -> Iterator[tuple[str, str]]:
-    address = options
-    while (option := _Option.from_address(address)).keyword is not None:
-        keyword = os.fsdecode(option.keyword)
-        if option.val is not None and keyword != "password":
-            yield keyword, os.fsdecode(option.val)
-        address += ctypes.sizeof(_Option)
-
-
-def hosts(options_used: dict[str, str]) -> list[Host] | None:
-    """Return the hosts that *options_used* lists, in its order; None if the numbers don't match.
+def hosts(used: dict[str, str]) -> list[Host] | None:
+    """Return the hosts that the parameters *used* list, in their order; None if the numbers don't match.
 
     See libpq's documentation, "Specifying Multiple Hosts".
     """
-    names = options_used.get("host", "").split(",")
-    addresses = options_used.get("hostaddr", "").split(",")
+    host, hostaddr, port = used.get("host", ""), used.get("hostaddr", ""), used.get("port", "")
+    if not host and not hostaddr:
+        host = _defaults()[0]
+    if "," not in host and "," not in hostaddr and "," not in port:
+        return [Host(host, hostaddr, port)]
+    names = host.split(",")
+    addresses = hostaddr.split(",")
     if addresses == [""]:
         addresses *= len(names)
     elif names == [""]:
         names *= len(addresses)
-    ports = options_used.get("port", "").split(",")
+    ports = port.split(",")
     if len(ports) == 1:
         ports *= len(names)
     if not len(names) == len(addresses) == len(ports):
@@ -138,15 +215,17 @@ def hosts(options_used: dict[str, str]) -> list[Host] | None:
     return [Host(*of_one) for of_one in zip(names, addresses, ports, strict=True)]
 
 
-def connect_timeout(options_used: dict[str, str]) -> int | None:
+def connect_timeout(used: dict[str, str]) -> int | None:
     """Return the seconds that libpq gives to one address; None for no limit.
 
     Raises:
         ValueError: It is not an integer; the message is libpq's.
     """
-    text = options_used.get("connect_timeout")
+    text = used.get("connect_timeout")
     if text is None:
         return None
+    import re
+
     if not re.fullmatch(r"\s*[+-]?\d+\s*", text, re.ASCII) or not -(2**31) <= int(text) < 2**31:
         raise ValueError(f'invalid integer value "{text}" for connection option "connect_timeout"')
     seconds = int(text)

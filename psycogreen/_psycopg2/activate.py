@@ -65,24 +65,16 @@ def _replace(module: Any, name: str, make: Callable[[Callable[..., Any]], Callab
 
 
 def _green_connect(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what stands in for psycopg2._connect(), whose *original* it calls."""
+    """Return the replacement of psycopg2._connect(), which calls *original*."""
+    # Imported here: in each call, the import statements would cost more than the rest.
+    from psycopg2.extensions import get_wait_callback
+
+    from psycogreen._psycopg2.connection import green_connect
 
     def connect(dsn: str, connection_factory: Any = None, **kwasync: Any) -> Any:
-        from psycopg2 import extensions
-
-        callback = extensions.get_wait_callback()
+        callback = get_wait_callback()
         if _green_callback is None or callback not in (None, _green_callback) or any(kwasync.values()):
             return original(dsn, connection_factory=connection_factory, **kwasync)
-
-        from psycogreen._psycopg2.connect import connect
-        from psycogreen._psycopg2.connection import GreenConnection, green_connection_factory
-
-        make = functools.partial(original, connection_factory=green_connection_factory(connection_factory))
-        # Without a callback psycopg2 blocks. Whoever took the callback away may
-        # put it back, and then the connection is green.
-        connection = make(dsn) if callback is None else connect(GreenConnection._green_adapter, make, dsn)
-        if issubclass(type(connection), GreenConnection):
-            connection._green_adopt()
-        return connection
+        return green_connect(original, dsn, connection_factory, blocking=callback is None)
 
     return connect

@@ -8,21 +8,19 @@ the next or stop, is still libpq's to say.
 """
 
 import _socket
-import contextlib
+import contextvars
 import errno
+import functools
 import os
 import random
-import re
-import weakref
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import psycopg2
 from psycopg2 import extensions
 
 from psycogreen._adapter import Adapter
-from psycogreen._libpq.conninfo import Host, connect_timeout, hosts, parameters
+from psycogreen._libpq.conninfo import Host, add_direct, connect_timeout, direct_timeout, hosts, parameters
 from psycogreen._waiting import WaitTimeout
 
 # Handed to libpq as second host wherever we have more to try. Nothing connects
@@ -30,23 +28,83 @@ from psycogreen._waiting import WaitTimeout
 # says that it would have tried the next, as it would not after a wrong password.
 SENTINEL_HOST = Host("", "255.255.255.255", "1")
 
-_SYSTEM_ERRORS = [os.strerror(code) for code in errno.errorcode]
+# The parameters that are not handed to libpq as the user gave them.
+_REWRITTEN = ("host", "hostaddr", "port", "target_session_attrs", "load_balance_hosts")
+
+_psycopg: Any = extensions.connection
 
 
-# The DSN of each connection that was made with another one.
-_user_dsns: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+class _Request(NamedTuple):
+    """What the user asked for, where libpq was asked for something else."""
+
+    libpq_dsn: str  # as psycopg2 shows it, without the password
+    dsn: str  # the same
+    parameters: dict[str, str]  # those in _REWRITTEN
 
 
-class Connecting(extensions.connection):  # type: ignore[misc]
-    """Mixin of the green connection: it goes by the DSN that the user gave."""
+# The request for which this greenlet connects. A user's class may look at the
+# connection before connect() has it.
+_current_request: contextvars.ContextVar[_Request | None] = contextvars.ContextVar(
+    "psycogreen_connect_request", default=None
+)
+
+
+class Connecting(_psycopg):  # type: ignore[misc]
+    """Mixin of the green connection: it shows the parameters that the user asked for."""
 
     __slots__ = ()
+
+    _green_request: _Request | None = None
+
+    def _green_requested(self) -> _Request | None:
+        request = self._green_request or _current_request.get()
+        # Another connection is made in the constructor of this one, maybe.
+        return request if request and request.libpq_dsn == _psycopg.dsn.__get__(self) else None
 
     @property
     def dsn(self) -> str:
         """See psycopg2."""
-        dsn: str = _user_dsns.get(self) or extensions.connection.dsn.__get__(self)
+        request = self._green_requested()
+        dsn: str = request.dsn if request else _psycopg.dsn.__get__(self)
         return dsn
+
+    @property
+    def info(self) -> Any:
+        """See psycopg2."""
+        return _ConnectionInfo(self) if self._green_requested() else _psycopg.info.__get__(self)
+
+    def get_dsn_parameters(self) -> dict[str, str]:
+        """See psycopg2."""
+        parameters: dict[str, str] = super().get_dsn_parameters()
+        return _as_requested(parameters, self._green_requested())
+
+    def __repr__(self) -> str:
+        request = self._green_requested()
+        text: str = super().__repr__()
+        return text.replace(request.libpq_dsn, request.dsn) if request else text
+
+
+class _ConnectionInfo(extensions.ConnectionInfo):  # type: ignore[misc]
+    """psycopg2's, with the parameters that the user asked for."""
+
+    def __init__(self, connection: Connecting) -> None:
+        super().__init__(connection)
+        self._request = connection._green_requested()
+
+    @property
+    def dsn_parameters(self) -> dict[str, str]:
+        """See psycopg2."""
+        return _as_requested(super().dsn_parameters, self._request)
+
+
+def _as_requested(parameters: dict[str, str], request: _Request | None) -> dict[str, str]:
+    if request:
+        for name in _REWRITTEN:
+            if name in request.parameters:
+                parameters[name] = request.parameters[name]
+            else:
+                parameters.pop(name, None)
+    return parameters
 
 
 class _TryNextAddress(Exception):
@@ -79,25 +137,38 @@ def connect(adapter: Adapter, make: Callable[[str], Any], dsn: str) -> Any:
         psycopg2.OperationalError: None of the hosts could be connected to; the
             message tells of each.
     """
-    options = parameters(dsn)
-    listed_hosts = hosts(options) if options else None
-    if not options or not listed_hosts:
+    try:
+        seconds = direct_timeout(dsn)
+    except KeyError:
+        pass
+    else:
+        return _attempt_direct(adapter, make, dsn, seconds)
+    used = parameters(dsn)
+    listed_hosts = hosts(used) if used else None
+    if not used or not listed_hosts:
         return make(dsn)  # libpq refuses it, and says why
     try:
-        seconds = connect_timeout(options)
+        seconds = connect_timeout(used)
     except ValueError as exc:
         raise psycopg2.OperationalError(_report(listed_hosts[0], str(exc))) from None
+    balance = used.get("load_balance_hosts") == "random"
+    prefer_standby = used.get("target_session_attrs") == "prefer-standby"
+    first = listed_hosts[0]
+    if len(listed_hosts) == 1 and not (balance or prefer_standby or first.is_name):
+        if "service" not in used:  # it may change
+            add_direct(dsn, seconds)
+        return _attempt_direct(adapter, make, dsn, seconds)
+
     changes = {}
-    balance = options.get("load_balance_hosts") == "random"
     if balance:
         random.shuffle(listed_hosts)
         changes["load_balance_hosts"] = "disable"
     attempts = [(host, changes) for host in listed_hosts]
-    if options.get("target_session_attrs") == "prefer-standby":
+    if prefer_standby:
         attempts = [
             (host, changes | {"target_session_attrs": wanted}) for wanted in ("standby", "any") for host in listed_hosts
         ]
-    unchanged = attempts == [(listed_hosts[0], {})]
+    shown_dsn = _without_password(dsn)
 
     errors = ""
     for i, (host, changes) in enumerate(attempts, 1):
@@ -111,11 +182,16 @@ def connect(adapter: Adapter, make: Callable[[str], Any], dsn: str) -> Any:
             random.shuffle(addresses)
         for j, address in enumerate(addresses, 1):
             more = i < len(attempts) or j < len(addresses)
-            attempt_dsn = dsn if unchanged and address is host else _dsn(dsn, changes, address, more)
+            libpq_dsn = _dsn(dsn, changes, address, more)
+            request = _Request(_without_password(libpq_dsn), shown_dsn, used)
             try:
-                connection = _attempt(adapter, make, attempt_dsn, address, seconds)
-                if attempt_dsn is not dsn:
-                    _user_dsns[connection] = _without_password(dsn)
+                _current_request.set(request)
+                try:
+                    connection = _attempt(adapter, make, libpq_dsn, address, seconds)
+                finally:
+                    _current_request.set(None)
+                if isinstance(connection, Connecting):
+                    connection._green_request = request  # type: ignore[misc]  # green connections have no __slots__
                 return connection
             except _TryNextAddress as exc:
                 errors += str(exc)
@@ -138,7 +214,7 @@ def _resolve(adapter: Adapter, host: Host) -> list[Host]:
         answers = _socket.getaddrinfo(host.host, None, type=_socket.SOCK_STREAM)
     else:
         answers = adapter.getaddrinfo(host.host)
-    return [replace(host, hostaddr=_numeric(*address), resolved=True) for *_, address in answers]
+    return [Host(host.host, _numeric(*address), host.port, resolved=True) for *_, address in answers]
 
 
 def _numeric(host: str, port: int, flow: int = 0, scope: int = 0) -> str:
@@ -154,30 +230,73 @@ def _dsn(dsn: str, changes: dict[str, str], address: Host, more: bool) -> str:
     return changed
 
 
-def _attempt(adapter: Adapter, make: Callable[[str], Any], dsn: str, address: Host, seconds: int | None) -> Any:
-    limit: Any = None
-    if seconds is not None:
-        limit = WaitTimeout(seconds) if adapter.current() is None else adapter.timeout(seconds)
+def _attempt_direct(adapter: Adapter, make: Callable[[str], Any], dsn: str, seconds: int | None) -> Any:
+    """Connect to the only host of *dsn*, which libpq itself finds."""
     try:
-        with limit or contextlib.nullcontext():
+        return _attempt(adapter, make, dsn, None, seconds)
+    except _TryNextAddress as exc:
+        raise psycopg2.OperationalError(str(exc)) from None
+
+
+def _attempt(adapter: Adapter, make: Callable[[str], Any], dsn: str, address: Host | None, seconds: int | None) -> Any:
+    """Connect with *dsn*, whose only host is *address*; None: the one that libpq finds.
+
+    Raises:
+        _TryNextAddress, _TryNextHost: It failed, and libpq would go on.
+        psycopg2.OperationalError: It failed, and libpq would not.
+    """
+    if seconds is None:
+        try:
+            return make(dsn)
+        except psycopg2.OperationalError as exc:
+            _raise_as_blocking(exc, dsn, address or _only_host(dsn))
+    limit: Any = WaitTimeout(seconds) if adapter.current() is None else adapter.timeout(seconds)
+    try:
+        with limit:
             return make(dsn)
     except psycopg2.OperationalError as exc:
-        if exc.pgcode:
-            raise  # libpq was done: it is about a query of psycopg2's
-        error = _as_blocking(str(exc), dsn, address)
-        if SENTINEL_HOST.hostaddr in error:
-            reports = re.findall(r".*\n(?:\t.*\n)*", error)
-            error = "".join(report for report in reports if SENTINEL_HOST.hostaddr not in report)
-            # libpq gives the system's error where it could not connect.
-            unreachable = any(known in error for known in _SYSTEM_ERRORS)
-            raise (_TryNextAddress if unreachable else _TryNextHost)(error) from None
-        if error != str(exc):
-            raise psycopg2.OperationalError(error) from None
-        raise
+        _raise_as_blocking(exc, dsn, address or _only_host(dsn))
     except BaseException as exc:
         if exc is not limit:
             raise
-        raise _TryNextAddress(_report(address, "timeout expired")) from None
+        raise _TryNextAddress(_report(address or _only_host(dsn), "timeout expired")) from None
+
+
+def _only_host(dsn: str) -> Host:
+    listed_hosts = hosts(parameters(dsn) or {})
+    assert listed_hosts
+    return listed_hosts[0]
+
+
+def _raise_as_blocking(exc: Exception, dsn: str, address: Host) -> NoReturn:
+    """Raise *exc*, of an attempt to connect to *address*, as it is where libpq blocks.
+
+    Raises:
+        _TryNextAddress, _TryNextHost: libpq would go on.
+        psycopg2.OperationalError: It would not.
+    """
+    error = str(exc)
+    if getattr(exc, "pgcode", None):
+        raise exc  # libpq was done: it is about a query of psycopg2's
+    sentinel_report = _sentinel_report(dsn)
+    # The server's words may hold any address, but libpq writes the sentinel's
+    # report, and writes it last.
+    went_on = SENTINEL_HOST.hostaddr in dsn and sentinel_report and error.endswith(sentinel_report)
+    if went_on:
+        error = error.removesuffix(sentinel_report)
+    error = _as_blocking(error, address, refused=not sentinel_report)
+    if went_on:
+        # libpq gives the system's error where it could not connect.
+        unreachable = any(line.endswith(_system_errors()) for line in error.splitlines())
+        raise (_TryNextAddress if unreachable else _TryNextHost)(error) from None
+    if error != str(exc):
+        raise psycopg2.OperationalError(error) from None
+    raise exc
+
+
+@functools.cache
+def _system_errors() -> tuple[str, ...]:
+    return tuple(os.strerror(code) for code in errno.errorcode)
 
 
 def _without_password(dsn: str) -> str:
@@ -190,27 +309,36 @@ def _report(address: Host, why: str) -> str:
     return f"connection to server {address} failed: {why}\n"
 
 
-def _as_blocking(error: str, dsn: str, address: Host) -> str:
-    """Return libpq's *error* about *address* as it is where libpq blocks."""
+def _as_blocking(error: str, address: Host, refused: bool) -> str:
+    """Return libpq's *error* about *address* as it is where libpq blocks.
+
+    *refused*: libpq found fault with the parameters.
+    """
+    import re
+
+    # The first in quotes on a line: what comes later may be the server's words.
     if address.is_socket:
-        named = re.escape(str(address).partition(" ")[2])
+        named = f"({re.escape(str(address).partition(' ')[2])})"
     else:
-        named = f'"{re.escape(address.hostaddr or address.host)}"(?=[^"\n]*{address.port})'
-    first_line = error.partition("\n")[0]
-    if not re.match(f".*{named}", error) and SENTINEL_HOST.hostaddr not in first_line and _is_accepted(dsn):
+        named = f'("{re.escape(address.hostaddr or address.host)}")(?=[^"\n]*{address.port})'
+    named = f'(?m)^([^"\n]*){named}'
+    if not refused and not re.match(named, error):
         # psycopg2 makes the connection non-blocking once it has begun, and
         # there libpq drops the words with which it had begun its report.
         error = f"connection to server {address} failed: {error}"
     if address.resolved:
         # libpq knows of the address alone.
-        error = re.sub(named, lambda match: f'"{address.host}" ({address.hostaddr})', error)
+        error = re.sub(named, lambda match: f'{match[1]}"{address.host}" ({address.hostaddr})', error)
     return error
 
 
-def _is_accepted(dsn: str) -> bool:
-    """Whether libpq would go as far as to connect with *dsn*, finding no fault with its parameters."""
+def _sentinel_report(dsn: str) -> str:
+    """Return libpq's words for the sentinel; nothing if it finds fault with the other parameters of *dsn*."""
     try:
         extensions.connection(_dsn(dsn, {}, SENTINEL_HOST, False), async_=1)
     except psycopg2.Error as exc:
-        return SENTINEL_HOST.hostaddr in str(exc)
+        report = str(exc)
+        # Else it is about a parameter, whatever that is.
+        tried = any(line.endswith(_system_errors()) for line in report.splitlines())
+        return report if tried and SENTINEL_HOST.hostaddr in report else ""
     raise AssertionError("connected to the broadcast address")

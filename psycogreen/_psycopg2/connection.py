@@ -20,7 +20,7 @@ from psycogreen import _waiters
 from psycogreen._adapter import Adapter
 from psycogreen._libpq import libpq
 from psycogreen._psycopg2 import cancel
-from psycogreen._psycopg2.connect import Connecting
+from psycogreen._psycopg2.connect import Connecting, connect
 from psycogreen._psycopg2.copy import in_copy, leave_copy
 from psycogreen._psycopg2.cursor import DefaultCursor, GreenCursor
 from psycogreen._psycopg2.exclusive import check_free, holder
@@ -309,6 +309,20 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
         # Neither during a connect nor after the loss of the connection.
         if self._green_cancel and self.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE:
             cancel.cancel_and_abandon(self, self._green_adapter)
+
+
+def green_connect(psycopg_connect: Callable[..., Any], dsn: str, connection_factory: Any, blocking: bool) -> Any:
+    """Make a green connection through *psycopg_connect*, psycopg2's ``_connect()``.
+
+    *blocking*: the wait callback is paused, so psycopg2 blocks. The connection is
+    green when the callback is registered again.
+    """
+    make = functools.partial(psycopg_connect, connection_factory=green_connection_factory(connection_factory))
+    connection = make(dsn) if blocking else connect(GreenConnection._green_adapter, make, dsn)
+    if type(connection) is not GreenConnection or blocking:
+        if issubclass(type(connection), GreenConnection):
+            connection._green_adopt()
+    return connection
 
 
 def green_connection_factory(factory: Any) -> Any:

@@ -1,0 +1,88 @@
+"""What a connection shows of its parameters, and errors that mention our sentinel."""
+
+from typing import Any
+
+import psycopg2
+import pytest
+from fix_faults import Blocking, Names, Pair
+from hubs.contract import Hub
+from psycopg2 import extensions
+from support.postgres import PRIMARY, STANDBY
+
+pytestmark = [
+    pytest.mark.usefixtures("green", "names"),
+    pytest.mark.filterwarnings("ignore:please use dns.resolver:DeprecationWarning"),  # what eventlet does
+]
+
+BASE = "user=postgres dbname=postgres gssencmode=disable"
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        f"host={PRIMARY}",
+        "host=dead-live.test",
+        f"host={STANDBY},dead-live.test target_session_attrs=read-write",
+        f"host={STANDBY},{PRIMARY} load_balance_hosts=random",
+        "host=primary-standby.test target_session_attrs=prefer-standby",
+    ],
+)
+def test_the_parameters_shown_are_those_asked_for(hub: Hub, pair: Pair, hosts: str) -> None:
+    dsn = f"{BASE} port={pair.port} {hosts}"
+    connection = hub.run(psycopg2.connect, dsn)
+    asked = extensions.parse_dsn(dsn)
+    for parameters in connection.get_dsn_parameters(), connection.info.dsn_parameters:
+        assert {name: parameters[name] for name in asked} == asked
+        assert "hostaddr" not in parameters
+    assert isinstance(connection.info, extensions.ConnectionInfo)
+    assert connection.info.port == pair.port
+    assert connection.info.host in asked["host"].split(",")
+    assert connection.dsn == dsn
+    assert "255.255" not in repr(connection)
+    connection.close()
+
+
+def test_a_class_sees_them_in_its_constructor(hub: Hub, pair: Pair) -> None:
+    seen = []
+
+    class Curious(extensions.connection):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            seen.append((self.dsn, self.get_dsn_parameters()["host"]))
+
+    dsn = f"{BASE} port={pair.port} host=dead-live.test"
+    hub.run(lambda: psycopg2.connect(dsn, connection_factory=Curious)).close()
+    assert seen == [(dsn, "dead-live.test")]
+
+
+def test_an_unhashable_class_has_a_dsn(hub: Hub, pair: Pair) -> None:
+    class Unhashable(extensions.connection):  # type: ignore[misc]
+        __hash__ = None  # type: ignore[assignment]
+
+    dsn = f"{BASE} port={pair.port} host=dead-live.test"
+    connection = hub.run(lambda: psycopg2.connect(dsn, connection_factory=Unhashable))
+    assert connection.dsn == dsn
+    connection.close()
+
+
+@pytest.mark.parametrize("hosts", [PRIMARY, f"{PRIMARY},{STANDBY}", "good.test"])
+@pytest.mark.parametrize("name", ["user", "dbname"])
+def test_a_name_that_is_the_sentinels_is_refused_as_any(
+    hub: Hub, pair: Pair, blocking: Blocking, hosts: str, name: str
+) -> None:
+    given = extensions.make_dsn(BASE, port=pair.port, host=hosts, **{name: "255.255.255.255"})
+    expected = blocking.connect(given)()
+    got = hub.run(outcome, lambda: psycopg2.connect(given))
+    assert expected.error and "255.255.255.255" in expected.error[1]
+    assert got.error == expected.error
+
+
+def test_another_environment_counts_for_a_known_dsn(
+    hub: Hub, pair: Pair, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn = f"{BASE} port={pair.port}"
+    for host in PRIMARY, STANDBY, PRIMARY, "dead-live.test":
+        monkeypatch.setenv("PGHOST", host)
+        connection = hub.run(psycopg2.connect, dsn)
+        assert connection.info.host == host
+        connection.close()
