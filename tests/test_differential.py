@@ -74,7 +74,8 @@ class Session:
             "notices": [anonymous(notice) for notice in conn.notices],
             "notifies": [(notify.channel, notify.payload) for notify in conn.notifies],
             "cursor.closed": cur.closed,
-            "description": cur.description and [(column.name, min(column.type_code, USER_TYPE)) for column in cur.description],
+            "description": cur.description
+            and [(column.name, min(column.type_code, USER_TYPE)) for column in cur.description],
             "rowcount": cur.rowcount,
             "rownumber": cur.rownumber,
             "statusmessage": cur.statusmessage,
@@ -475,8 +476,12 @@ CASES |= {
     "named_callproc": [use("c"), on_cursor("callproc", "pg_temp.twice", [1]), on_cursor("fetchall")],
     "named_copy": [use("c"), on_cursor("execute", "COPY items TO STDOUT")],
     "named_insert": [use("c"), on_cursor("execute", "INSERT INTO items VALUES (6)")],
-    "named_error": [use("c"), on_cursor("execute", "SELECT 1 / (900 - i) FROM generate_series(1, 1000) i"),
-                    on_cursor("fetchmany", 500), on_cursor("fetchall")],
+    "named_error": [
+        use("c"),
+        on_cursor("execute", "SELECT 1 / (900 - i) FROM generate_series(1, 1000) i"),
+        on_cursor("fetchmany", 500),
+        on_cursor("fetchall"),
+    ],
     "named_cast_that_fails": [
         use("c"),
         lambda s: extensions.register_type(extensions.new_type((23,), "FAILS", failing_cast), s.cur),
@@ -614,7 +619,12 @@ CASES |= {
         on_lobject("close"),
         on_lobject("read"),
     ],
-    "lobject_text": [lobject(0, "w"), on_lobject("write", "žluť"), lambda s: lobject(s.other.oid)(s), on_lobject("read")],
+    "lobject_text": [
+        lobject(0, "w"),
+        on_lobject("write", "žluť"),
+        lambda s: lobject(s.other.oid)(s),
+        on_lobject("read"),
+    ],
     "lobject_unlink": [lobject(0), on_lobject("unlink"), lambda s: s.conn.lobject(s.other.oid)],
     "lobject_missing": [lobject(4242424242), "SELECT 1"],
     "lobject_bad_mode": [lobject(0, "x"), lobject(0, 7), lobject("x")],

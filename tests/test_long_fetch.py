@@ -25,9 +25,7 @@ def no_collector() -> Iterator[None]:
 @pytest.mark.parametrize("name", [None, "named"])
 @pytest.mark.parametrize("factory", [None, extras.NamedTupleCursor, extras.DictCursor])
 @pytest.mark.parametrize("method", ["fetchall", "fetchmany"])
-def test_others_run_meanwhile(
-    hub: Hub, connect: Any, no_collector: None, name: Any, factory: Any, method: str
-) -> None:
+def test_others_run_meanwhile(hub: Hub, connect: Any, no_collector: None, name: Any, factory: Any, method: str) -> None:
     cursor = connect().cursor(name, cursor_factory=factory)
     hub.run(cursor.execute, QUERY)
     with hub.ticker(0.002) as ticker:

@@ -18,8 +18,8 @@ from psycopg2 import extensions
 
 from psycogreen import _waiters
 from psycogreen._adapter import Adapter
-from psycogreen._psycopg2 import cancel
 from psycogreen._libpq import libpq
+from psycogreen._psycopg2 import cancel
 from psycogreen._psycopg2.connect import Connecting
 from psycogreen._psycopg2.copy import in_copy, leave_copy
 from psycogreen._psycopg2.cursor import DefaultCursor, GreenCursor
@@ -292,7 +292,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
 
     def _green_interrupted(self) -> None:
         """Called by the wait loop when an exception is about to end the wait."""
-        vars(self).pop("_green_poll", None)
+        self.__dict__.pop("_green_poll", None)
         # Neither during a connect nor after the loss of the connection.
         if self._green_cancel and self.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE:
             cancel.cancel_and_abandon(self, self._green_adapter)

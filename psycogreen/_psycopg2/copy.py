@@ -44,6 +44,7 @@ class CopyCursor:
     __slots__ = ()
 
     connection: Any
+    closed: bool
 
     def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
         """Execute a COPY statement that reads from or writes to *file*.

@@ -185,7 +185,7 @@ class _Turns:
 
 def may_wait(conn: Any) -> bool:
     """Tell whether the running greenlet may let others run, as far as *conn* goes."""
-    adapter = getattr(conn, "_green_adapter", None)
+    adapter: Any = getattr(conn, "_green_adapter", None)
     hub = None if adapter is None else adapter.current()
     if hub is None or _waiters.getcurrent() is adapter.greenlet(hub) or extensions.get_wait_callback() is None:
         return False
