@@ -56,7 +56,14 @@ class Adapter(Protocol):
         """
 
     def call_soon(self, hub: Any, fn: Callable[..., object], *args: Any) -> None:
-        """Make *hub* call *fn* in the hub's greenlet, in the next round of its loop."""
+        """Make *hub* call *fn* in the hub's greenlet, as soon as it can.
+
+        This wakes a hub that sleeps: a signal handler, a method ``__del__`` or
+        another native thread may call it.
+        """
+
+    def wait_for_ever(self) -> None:
+        """Park the running greenlet with nothing to wake it. It may return all the same."""
 
     def pause(self) -> None:
         """Let the other greenlets, and the functions given to call_soon(), run once."""

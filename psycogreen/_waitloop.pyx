@@ -20,6 +20,7 @@ from cpython.ref cimport Py_XDECREF
 from libc.errno cimport EBADF, EEXIST, errno
 from libc.stdint cimport uint32_t, uint64_t
 
+from psycogreen import _forks
 from psycogreen._waiting import park as park_in_hub
 from psycogreen._waiters import in_use_error
 from psycogreen._waiters import waiter_of as pure_waiter_of
@@ -143,6 +144,8 @@ cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, b
     cdef double since = 0
     cdef int unchecked = 0, streak = 0
     while True:
+        if reactor.forks != forks:
+            _forks.abandon(adapter)  # a copy, in a child process: the socket is the parent's
         state = conn._green_poll() if sock.green else conn.poll()
         if state == POLL_OK:
             if sock.green and in_copy(sock, conn) and conn._green_leave_copy():
@@ -235,6 +238,9 @@ def wait_callback(adapter):
             try:
                 wait_in_reactor(adapter, conn, timeout, reactor, sock, direct)
             except BaseException:
+                if reactor.forks != forks:
+                    _forks.disconnect(conn)
+                    raise
                 # psycopg2 now closes the connection, and another file may get the descriptor.
                 if reactor.is_armed(sock):
                     reactor.disarm(sock.fd)

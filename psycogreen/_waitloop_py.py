@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from psycogreen import _forks
 from psycogreen._adapter import Adapter
 from psycogreen._waiters import add_waiter, waiter_of, waiters
 from psycogreen._waiting import POLL_OK, POLL_READ, TRANSACTION_ACTIVE, park
@@ -30,6 +31,7 @@ def wait_callback(adapter: Adapter) -> Callable[[Callable[..., None]], Callable[
 
         def wait(conn: Any, timeout: Any = unlimited) -> None:
             key = id(conn)
+            begun = _forks.current()
             add_waiter(conn)
             try:
                 # A green connection refuses poll() to others: see there.
@@ -46,7 +48,12 @@ def wait_callback(adapter: Adapter) -> Callable[[Callable[..., None]], Callable[
                         wait_read(conn.fileno(), timeout)  # what park() does, here at once
                     else:
                         park(adapter, conn, state, timeout)
+                    if _forks.count != begun and _forks.is_copy(begun):
+                        _forks.abandon(adapter)
             except BaseException:
+                if _forks.is_copy(begun):
+                    _forks.disconnect(conn)
+                    raise
                 interrupted = getattr(conn, "_green_interrupted", None)
                 if interrupted is not None:
                     interrupted()

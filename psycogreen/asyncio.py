@@ -169,7 +169,7 @@ class _Greenlet(greenlet):  # type: ignore[misc]
         here = getcurrent()
         if here is not loop_state.greenlet:
             if loop_state.loop.is_running():
-                loop_state.loop.call_soon(loop_state.call, self.interrupt, exc)
+                loop_state.loop.call_soon_threadsafe(loop_state.call, self.interrupt, exc)
                 return
             self.parent = here
         if not self.dead:
@@ -341,7 +341,10 @@ class _Asyncio:
         return self.wait_for(loop_state, lookup)
 
     def call_soon(self, loop_state: _LoopState, fn: Callable[..., object], *args: Any) -> None:
-        loop_state.loop.call_soon(loop_state.call, fn, *args)
+        loop_state.loop.call_soon_threadsafe(loop_state.call, fn, *args)
+
+    def wait_for_ever(self) -> None:
+        _Wake(self.require_loop()).wait()
 
     def pause(self) -> None:
         loop_state = self.require_loop()

@@ -4,6 +4,8 @@ import _socket
 import contextlib
 import os
 import sys
+import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +24,7 @@ __all__ = ["eventlet_wait_callback", "make_psycopg_green", "patch_psycopg"]
 
 _select = eventlet.patcher.original("select")
 _thread = eventlet.patcher.original("_thread")
+_os = eventlet.patcher.original("os")  # read() and write() of the patched one wait on the hub
 
 # eventlet reads the same variable. Without its own resolver, getaddrinfo() would block.
 _GREENDNS = os.environ.get("EVENTLET_NO_GREENDNS", "").lower() != "yes"
@@ -35,7 +38,16 @@ class _Eventlet:
         return getattr(eventlet.hubs._threadlocal, "hub", None)
 
     def wait_read(self, fd: int, timeout: float) -> None:
-        eventlet.hubs.trampoline(fd, read=True)
+        # Under a number of its own: the hub has one reader for each, and that one
+        # may be the user's, whose greenlet listens for notifications.
+        hub = eventlet.hubs.get_hub()
+        if not hasattr(hub, "_psycogreen_waker"):
+            _waker(hub)
+        own = os.dup(fd)
+        try:
+            eventlet.hubs.trampoline(own, read=True)
+        finally:
+            os.close(own)
 
     def wait_write(self, fd: int, timeout: float) -> None:
         eventlet.hubs.trampoline(fd, write=True)
@@ -84,7 +96,15 @@ class _Eventlet:
         return found
 
     def call_soon(self, hub: Any, fn: Callable[..., object], *args: Any) -> None:
-        hub.schedule_call_global(0, fn, *args)
+        if self.current() is hub and greenlet.getcurrent() is not hub.greenlet:
+            hub.schedule_call_global(0, fn, *args)
+        else:
+            # In the hub's greenlet this may be a signal handler within poll().
+            # Another thread, or a handler within prepare_timers(), could lose a timer.
+            _waker(hub).call(fn, args)
+
+    def wait_for_ever(self) -> None:
+        eventlet.hubs.get_hub().switch()
 
     def pause(self) -> None:
         eventlet.sleep(0)
@@ -102,6 +122,7 @@ class _Eventlet:
         return hub.switch()
 
     def watch(self, hub: Any, fd: int, callback: Callable[..., object]) -> "_Watch":
+        _waker(hub)
         return _Watch(hub, fd, callback)
 
     def handle_error(self, hub: Any, exc: BaseException) -> None:
@@ -124,6 +145,78 @@ class _Watch:
     def stop(self) -> None:
         with contextlib.suppress(KeyError):  # the hub has dropped it
             self._hub.remove(self._listener)
+
+
+class _Waker:
+    """A pipe that a hub watches, for what comes from outside of its loop.
+
+    It is there before it is needed: the poll() that a signal handler interrupts
+    goes on with the descriptors that it began with.
+    """
+
+    def __init__(self, hub: Any) -> None:
+        self._hub = hub
+        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._reading, False)
+        os.set_blocking(self._writing, False)
+        hub.add(hub.READ, self._reading, self._run, _closed, None)
+
+    def __del__(self) -> None:
+        os.close(self._reading)
+        os.close(self._writing)
+
+    def call(self, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
+        """Have the hub call *fn*."""
+        self._calls.append((fn, args))
+        with contextlib.suppress(BlockingIOError):  # full of wake-ups that the hub has not seen
+            _os.write(self._writing, b"w")
+
+    def renew(self) -> None:
+        """Replace the pipe, which is the parent process's, under the same numbers."""
+        for mine, new in zip((self._reading, self._writing), os.pipe(), strict=True):
+            os.set_blocking(new, False)
+            os.dup2(new, mine, inheritable=False)
+            os.close(new)
+        self._calls.clear()
+
+    def _run(self, fd: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            _os.read(self._reading, 4096)
+        while self._calls:
+            fn, args = self._calls.popleft()
+            self._hub.schedule_call_global(0, fn, *args)
+
+
+# The hubs that have one.
+_hubs: "weakref.WeakSet[Any]" = weakref.WeakSet()
+
+
+def _waker(hub: Any) -> _Waker:
+    try:
+        waker: _Waker = hub._psycogreen_waker
+    except AttributeError:
+        waker = hub._psycogreen_waker = _Waker(hub)
+        _hubs.add(hub)
+    return waker
+
+
+def _after_fork_in_child() -> None:
+    # eventlet's epoll instance is the parent's too: what the child removes from it, the parent misses.
+    for hub in list(_hubs):
+        hub._psycogreen_waker.renew()
+        poll: Any = getattr(hub, "poll", None)
+        if hasattr(poll, "fileno"):
+            fresh = _select.epoll()
+            os.dup2(fresh.fileno(), poll.fileno(), inheritable=False)
+            fresh.close()
+            for fd in {*hub.listeners[hub.READ], *hub.listeners[hub.WRITE]}:
+                with contextlib.suppress(OSError):
+                    hub.register(fd, new=True)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _closed(exc: BaseException) -> None:

@@ -44,7 +44,10 @@ class _Gevent:
         return found
 
     def call_soon(self, hub: Any, fn: Callable[..., object], *args: Any) -> None:
-        hub.loop.run_callback(fn, *args)
+        hub.loop.run_callback_threadsafe(fn, *args)
+
+    def wait_for_ever(self) -> None:
+        gevent.get_hub().switch()
 
     def pause(self) -> None:
         # sleep(0) returns before the loop has looked at its sockets and timers.

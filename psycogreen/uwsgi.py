@@ -239,6 +239,11 @@ class _Uwsgi:
         finally:
             self._calling = False
 
+    def wait_for_ever(self) -> None:
+        core = self.current()
+        while core is not None:
+            core.pause()
+
     def pause(self) -> None:
         core = self.current()
         assert core is not None

@@ -369,7 +369,7 @@ def test_close_within_the_wait_of_a_thread_is_refused(hub: Hub, connect: Any) ->
         def poll(self) -> int:
             if self.status == extensions.STATUS_BEGIN and not refused:
                 refused.append(True)
-                with pytest.raises(psycopg2.ProgrammingError, match="^close cannot be used while another greenlet"):
+                with pytest.raises(psycopg2.ProgrammingError, match="^close cannot be used within the wait"):
                     self.close()
             return super().poll()
 

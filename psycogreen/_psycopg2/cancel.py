@@ -20,7 +20,7 @@ import greenlet
 import psycopg2
 from psycopg2 import extensions
 
-from psycogreen import _waiters
+from psycogreen import _forks, _waiters
 from psycogreen._adapter import Adapter
 from psycogreen._libpq import libpq
 from psycogreen._waiting import POLL_READ, POLL_WRITE, wait_in_thread
@@ -109,8 +109,10 @@ def _finish(request: "_Request", wait: _Wait, seconds: float) -> None:
 @atexit.register
 def _finish_all() -> None:
     """Finish what the hub has no more time for, such as after Ctrl-C."""
-    deadline = _finish_here(request for request in list(_pending) if request.left_to is not None)
-    for request in list(_pending):
+    # Those of a parent process are its own.
+    pending = [request for request in _pending if not _forks.is_copy(request.process)]
+    deadline = _finish_here(request for request in pending if request.left_to is not None)
+    for request in pending:
         while request in _pending and time.monotonic() < deadline:
             request.adapter.poll().poll(5)
 
@@ -139,6 +141,7 @@ class _Request:
             OSError, RuntimeError: No descriptor, no thread is to be had.
         """
         self.adapter = adapter
+        self.process = _forks.current()
         self.left_to: Any = None  # the hub that finishes it, if it is not a native thread
         # Of the pointer, so that the request does not keep the connection.
         steps = _steps if _can_request() else functools.partial(_steps_of_thread, adapter)
@@ -174,6 +177,8 @@ class _Request:
         try:
             while self._awaited:
                 wait(*self._awaited, None if deadline is None else max(0, deadline - time.monotonic()))
+                if _forks.is_copy(self.process):
+                    _forks.abandon(self.adapter)
                 self._awaited = next(self._steps, None)
         finally:
             self._steps.close()

@@ -136,11 +136,19 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
     def poll(self) -> int:
         """See psycopg2.
 
-        Raises:
-            psycopg2.ProgrammingError: Another greenlet waits in a query.
+        While another greenlet waits in a query, that one reads from the socket.
+        It also collects the notifications; so this only lets it go on.
         """
-        if holder(self) is not _waiters.getcurrent():
-            check_free(self, "poll")
+        other = holder(self)
+        if other is not None and other is not _waiters.getcurrent():
+            adapter = self._green_adapter
+            current = adapter.current()
+            if current is not None and _waiters.getcurrent() is not adapter.greenlet(current):
+                for _ in range(2):  # what woke this greenlet has woken that one too
+                    if holder(self) is not None:
+                        adapter.pause()
+            if holder(self) is not None:
+                return int(extensions.POLL_OK)
         # A wait callback that is not ours calls this one, also during a COPY.
         step = vars(self).get("_green_poll", super().poll)
         state: int = step()
@@ -182,9 +190,14 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
             current = adapter.current()
             here = _waiters.getcurrent()
             if current is None:
-                check_free(self, "close")  # a signal handler or __del__ within the wait for the query
+                raise psycopg2.ProgrammingError(
+                    "close cannot be used within the wait for a query on this connection, as in a signal handler:"
+                    " use cancel() there, and close() once the query has ended"
+                )
             elif here is adapter.greenlet(current):
                 self._green_evict(other)
+                # In a signal handler the hub may sleep: what *other* has scheduled is due.
+                adapter.call_soon(current, int)
                 if holder(self) is other:  # it goes on when its task does
                     adapter.call_soon(current, self.close)
                     return

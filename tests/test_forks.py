@@ -1,0 +1,18 @@
+"""Nothing that a child process does takes a byte of its parent's."""
+
+import os
+import sys
+
+import pytest
+from hubs import NAME
+from support.processes import run_program
+
+# 200 is the full number.
+FORKS = os.environ.get("PSYCOGREEN_TEST_FORKS", "15")
+
+
+@pytest.mark.skipif(NAME == "asyncio", reason="no loop of asyncio's runs in the child of a fork")
+@pytest.mark.skipif(sys.platform != "linux", reason="measured on Linux")
+@pytest.mark.timeout(240)
+def test_forks_beside_mixed_work_take_nothing(dsn: str) -> None:
+    assert run_program("fork_mixed_work", FORKS, timeout=200, DSN=dsn) == "0 []"

@@ -1,0 +1,47 @@
+"""One greenlet waits for notifications on a connection on which another makes queries."""
+
+from typing import Any
+
+from hubs.contract import Hub
+
+
+def test_a_listener_hears_all_beside_queries(hub: Hub, connect: Any) -> None:
+    session, sender = hub.run(connect), hub.run(connect)
+    session.autocommit = sender.autocommit = True
+    session.cursor().execute("LISTEN news")
+    heard: list[str] = []
+
+    def listen() -> None:
+        while len(heard) < 40:
+            hub.wait_readable(session.fileno())
+            session.poll()
+            while session.notifies:
+                heard.append(session.notifies.pop(0).payload)
+
+    def query() -> None:
+        for number in range(30):
+            cursor = session.cursor()
+            cursor.execute("SELECT %s FROM pg_sleep(0.01)", (number,))
+            assert cursor.fetchone() == (number,)
+
+    listener = hub.spawn(listen)
+    hub.sleep(0.01)
+    queries = hub.spawn(query)
+    for number in range(39):
+        hub.run(sender.cursor().execute, "SELECT pg_notify('news', %s)", (str(number),))
+        hub.sleep(0.005)
+    queries.wait()
+    hub.run(sender.cursor().execute, "SELECT pg_notify('news', '39')")
+    listener.wait()
+    assert heard == [str(number) for number in range(40)]
+
+
+def test_poll_of_another_greenlet_leaves_the_answer(hub: Hub, connect: Any) -> None:
+    connection = hub.run(connect)
+    cursor = connection.cursor()
+    task = hub.spawn(cursor.execute, "SELECT 7 FROM pg_sleep(0.1)")
+    for _ in range(30):
+        hub.sleep(0.01)
+        connection.poll()
+    task.wait()
+    assert cursor.fetchone() == (7,)
