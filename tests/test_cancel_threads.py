@@ -4,7 +4,7 @@ from threading import Lock
 from typing import Any
 
 import pytest
-from fix_hub import Hub
+from hubs.contract import Hub
 
 from psycogreen._psycopg2 import cancel
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fix_hub import Hub
+from hubs.contract import Hub
 from psycopg2 import extensions, extras
 
 from psycogreen._psycopg2.connection import GreenConnection

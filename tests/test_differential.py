@@ -17,7 +17,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fix_hub import Hub
+from hubs.contract import Hub
 from psycopg2 import extensions, extras, sql
 from psycopg2.extensions import get_wait_callback, set_wait_callback
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fix_hub import Hub
+from hubs.contract import Hub
 from psycopg2.extensions import get_wait_callback, set_wait_callback
 
 from psycogreen._psycopg2.connection import GreenConnection

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fix_hub import Hub
+from hubs.contract import Hub
 from psycopg2 import extensions
 
 from psycogreen._psycopg2.connection import GreenConnection

@@ -184,9 +184,11 @@ class _Turns:
 
 
 def may_wait(conn: Any) -> bool:
-    """Tell whether the running greenlet may let others run, as far as *conn* goes."""
-    adapter: Any = getattr(conn, "_green_adapter", None)
-    hub = None if adapter is None else adapter.current()
+    """Return whether the running greenlet, which uses *conn*, may let other greenlets run."""
+    adapter = getattr(conn, "_green_adapter", None)
+    if adapter is None:
+        return False
+    hub = adapter.current()
     if hub is None or _waiters.getcurrent() is adapter.greenlet(hub) or extensions.get_wait_callback() is None:
         return False
     may_wait_in = getattr(adapter, "may_wait", None)
