@@ -72,7 +72,7 @@ def test_a_name_that_is_the_sentinels_is_refused_as_any(
 ) -> None:
     given = extensions.make_dsn(BASE, port=pair.port, host=hosts, **{name: "255.255.255.255"})
     expected = blocking.connect(given)()
-    got = hub.run(outcome, lambda: psycopg2.connect(given))
+    got = hub.run(attempt, lambda: psycopg2.connect(given))
     assert expected.error and "255.255.255.255" in expected.error[1]
     assert got.error == expected.error
 
