@@ -1,18 +1,18 @@
-"""What the wait loops ask of a coroutine library."""
+"""What psycogreen asks of a coroutine library: the contract of the adapters."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
 
 class Adapter(Protocol):
-    """One library's hub, as an adapter describes it.
+    """One coroutine library.
 
-    An adapter makes a single, stateless instance: what is particular to a
-    thread is asked for at each wait, because hubs come and go.
+    An adapter module makes a single instance without state: hubs come and go, so
+    each wait asks for the hub of the running thread anew.
     """
 
     def current(self) -> Any:
-        """Return the hub of this thread, or None; never make one."""
+        """Return the hub of this thread, or None. Never make one."""
 
     def wait_read(self, fd: int, timeout: Any) -> None:
         """Park the running greenlet until *fd* can be read."""
@@ -37,71 +37,84 @@ class Adapter(Protocol):
         """
 
     def timeout(self, seconds: float) -> Any:
-        """Return a context manager that is thrown, itself, into its greenlet when *seconds* have passed."""
+        """Return a context manager that limits its block to *seconds*.
+
+        It is an exception too, and throws itself into the greenlet in its block.
+        """
 
     def getaddrinfo(self, host: str) -> list[Any]:
-        """Return what ``socket.getaddrinfo()`` does for streams to *host*, but let others run.
+        """Return what ``socket.getaddrinfo()`` returns for streams to *host*; let others run meanwhile.
 
         Raises:
             socket.gaierror: *host* can't be resolved.
         """
 
     def greenlet(self, hub: Any) -> Any:
-        """Return the greenlet in which *hub* runs its callbacks, or what stands for it where none is."""
+        """Return the greenlet in which *hub* runs its callbacks.
+
+        A library without greenlets returns the object that stands for it.
+        """
 
     def call_soon(self, hub: Any, fn: Callable[..., object], *args: Any) -> None:
-        """Have *hub* call *fn* in its own greenlet, in the next round of its loop."""
+        """Make *hub* call *fn* in the hub's greenlet, in the next round of its loop."""
 
     def pause(self) -> None:
-        """Let the other greenlets and the calls of *call_soon* run once."""
+        """Let the other greenlets, and the functions given to call_soon(), run once."""
 
     def start_thread(self, fn: Callable[..., object], *args: Any) -> None:
         """Call *fn* in a new native thread, also when *threading* is patched."""
 
     def run_in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
-        """Call *fn* in a native thread of a pool, parked meanwhile; return or raise what it does."""
+        """Call *fn* in a native thread of a pool, and park meanwhile.
+
+        Return what *fn* returns, or raise what it raises.
+        """
 
 
 class ReactorAdapter(Adapter, Protocol):
-    """A hub that can also carry the compiled loop's reactor."""
+    """A library whose hub can carry the compiled loop's reactor."""
 
     def switch(self, hub: Any) -> Any:
-        """Switch to *hub* in its own way; return what it is left with."""
+        """Switch to *hub* by the library's own function; return the value that it returns."""
 
     def watch(self, hub: Any, fd: int, callback: Callable[..., object]) -> "Watch":
-        """Have *hub* call *callback* whenever *fd* can be read."""
+        """Make *hub* call *callback* whenever *fd* can be read."""
 
     def handle_error(self, hub: Any, exc: BaseException) -> None:
-        """Report *exc*, which ended a greenlet, as *hub* reports others.
+        """Report *exc*, which ended a greenlet, as *hub* reports the errors of other greenlets.
 
-        Raise it again if *hub* would let it pass through its loop.
+        Raise *exc* if *hub* lets such an exception end its loop.
         """
 
     def stray_switch(self, hub: Any, result: object) -> None:
-        """Somebody else switched into a parked greenlet, with *result*.
+        """Something other than the reactor switched into a parked greenlet, with *result*.
 
-        Raise what *hub* raises then, or return if it takes it for a wake-up.
+        Raise the exception that *hub* raises in that case; return if the library
+        takes such a switch for a wake-up.
         """
 
 
 class GuestAdapter(ReactorAdapter, Protocol):
-    """A hub in whose greenlets another library may wait, too."""
+    """A library whose loop also runs greenlets that another library made."""
 
-    #: The type of the greenlets that are its own: others don't switch to it directly.
+    #: The type of this library's own greenlets. Only these switch to the hub directly.
     greenlet_type: type
 
     def adopt_greenlet(self, hub: Any) -> Any:
-        """Return the running greenlet, after it has become the one in which *hub* runs its callbacks."""
+        """Take the running greenlet for the one in which *hub* runs its callbacks, and return it."""
 
     def can_throw_into(self, hub: Any, greenlet: Any) -> bool:
-        """Tell whether *greenlet*, which is in a query, waits for what is ours, or for something of that library's."""
+        """Return whether *greenlet*, which is in a query, waits for something of psycogreen's.
+
+        If not, it waits for something of the other library's.
+        """
 
 
 class Watch(Protocol):
-    """A descriptor under watch."""
+    """The hub's watch over one descriptor."""
 
     def set_ref(self, awaited: bool) -> None:
-        """Keep the hub's loop running for this watch while *awaited*."""
+        """Let this watch keep the hub's loop running, or not: libev calls that a reference."""
 
     def stop(self) -> None:
         """End the watch."""

@@ -1,18 +1,17 @@
-/* What uGreen must keep of CPython for each of its stacks, but does not.
+/* The part of CPython's state that uGreen must keep for each of its stacks, but does not.
 
    uGreen runs each request on a C stack of its own, all of them in one thread
-   and with that thread's PyThreadState. When it goes from one to another,
-   uWSGI's Python plugin saves and restores the frame and the recursion depth
-   (its functions uwsgi_python_suspend() and uwsgi_python_resume()), as was
-   enough for Python 2. The memory in which Python 3.11 and later put frames,
-   the exceptions being handled and the context variables are left as they are:
-   two requests write over each other's frames, and the worker crashes. From
-   2.0.27 on uWSGI also uses the GIL always, and waits for ever for the one that
-   the request it has suspended holds.
+   and with that thread's PyThreadState. At each change of stacks, uWSGI's Python
+   plugin saves and restores the frame and the recursion depth (its functions
+   uwsgi_python_suspend() and uwsgi_python_resume()). That was enough for Python 2.
+   The plugin does not save the exceptions being handled, the context variables,
+   and from Python 3.11 on the memory of frames. So two requests write over each
+   other's frames, and the worker crashes. From 2.0.27 on, uWSGI also always uses
+   the GIL, and waits for ever for the GIL that the suspended request holds.
 
-   So install() puts functions around the two that see to the rest. They are
-   called at each change of stacks, whoever caused it: psycogreen, the
-   application, or uWSGI itself that reads a request's body. */
+   So install() wraps the two functions, and the wrappers save the rest. uWSGI calls
+   them at each change of stacks, whether psycogreen, the application, or uWSGI
+   itself (reading a request's body) causes it. */
 
 #include <Python.h> /* first: it defines _GNU_SOURCE, for RTLD_DEFAULT */
 
@@ -24,7 +23,7 @@
 
 typedef void (*hook)(void *request);
 
-/* uWSGI's own functions, and the one that tells which request it runs. */
+/* uWSGI's own functions, and its function that returns the running request. */
 static hook uwsgi_suspend, uwsgi_resume;
 static void *(*uwsgi_current)(void);
 
@@ -49,8 +48,8 @@ typedef struct Core {
     struct Core *next;
     int suspended;
     int gave_gil;
-    /* While it is suspended, its part of the PyThreadState; while it runs, an
-       unused one for those who run when it is suspended the next time. */
+    /* While the core is suspended: its part of the PyThreadState. While it runs:
+       the part that the thread gets when the core is suspended again. */
     _PyErr_StackItem exc_state;
     _PyErr_StackItem *exc_info;
     PyObject *context;

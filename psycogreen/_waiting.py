@@ -1,4 +1,4 @@
-"""Parking through the hub's public wait functions, for one wait."""
+"""One wait through the hub's public functions, or in ``poll(2)`` where a thread has no hub."""
 
 import threading
 import time
@@ -6,28 +6,28 @@ from typing import Any
 
 from psycogreen._adapter import Adapter
 
-# psycopg2.extensions.POLL_*: written out so that psycogreen imports without it.
+# psycopg2.extensions.POLL_*, written out so that psycogreen imports without psycopg2.
 POLL_OK, POLL_READ, POLL_WRITE = 0, 1, 2
 
-# For reading or writing, whichever can be done first: what libpq's
-# documentation of PQflush() asks for. psycopg2 has no name for it.
+# Ready to read or to write, whichever comes first: libpq's documentation of
+# PQflush() asks for that wait. psycopg2 has no name for it.
 POLL_READWRITE = 4
 
-# select.POLLIN and POLLOUT, which monkey-patching may have taken away.
+# select.POLLIN and POLLOUT, which monkey-patching may have removed.
 _EVENTS = {POLL_READ: 1, POLL_WRITE: 4, POLL_READWRITE: 1 | 4}
 
 
 def park(adapter: Adapter, conn: Any, state: int, timeout: Any) -> None:
-    """Let others run until *conn* is ready for what its ``poll()`` asked for.
+    """Let other greenlets run until the socket of *conn* is ready.
 
-    The descriptor is asked for at each call: while connecting, libpq goes from
-    one socket to the next.
+    Each call asks *conn* for its descriptor: while connecting, libpq goes from one
+    socket to the next.
 
     Args:
         adapter: The coroutine library.
         conn: The connection that waits.
         state: What its ``poll()`` returned.
-        timeout: Seconds, or what the library takes for no limit.
+        timeout: Seconds, or the library's value for "no limit".
 
     Raises:
         TimeoutError: *timeout* ended first.
@@ -58,7 +58,7 @@ def wait_in_thread(adapter: Adapter, fd: int, state: int, timeout: float | None)
 
     Raises:
         TimeoutError: *timeout* ended first.
-        WaitTimeout: The one that the thread is in ended first.
+        WaitTimeout: The thread is inside a WaitTimeout, which ended first.
     """
     poller = adapter.poll()
     poller.register(fd, _EVENTS[state])
@@ -71,10 +71,10 @@ _thread = threading.local()
 
 
 class WaitTimeout(BaseException):
-    """A hub's timeout, where nobody can throw one: for a native thread without a hub.
+    """A limit on all waits in a block, for a waiter into which nothing can be thrown.
 
-    A context manager, in which a wait of the thread, or of another *waiter*,
-    raises it once *seconds* have passed.
+    Such a waiter is a native thread without a hub, or an async core of uWSGI. A
+    wait in the block raises this object when *seconds* have passed since its start.
     """
 
     def __init__(self, seconds: float, waiter: Any = _thread) -> None:
@@ -94,7 +94,10 @@ class WaitTimeout(BaseException):
 
 
 def effective_timeout(timeout: float | None, waiter: Any = _thread) -> tuple[float | None, BaseException]:
-    """Return the seconds that a wait of *waiter* may take, for which *timeout* are asked, and what ends it then."""
+    """Return how long a wait of *waiter* may take, and the exception to raise after that.
+
+    The wait is limited by *timeout* and by the `WaitTimeout` that *waiter* is in.
+    """
     outer = getattr(waiter, "timeout", None)
     if outer is not None and (timeout is None or outer.left() < timeout):
         return outer.left(), outer

@@ -23,15 +23,15 @@ __all__ = ["eventlet_wait_callback", "make_psycopg_green", "patch_psycopg"]
 _select = eventlet.patcher.original("select")
 _thread = eventlet.patcher.original("_thread")
 
-# eventlet has the same switch; without its own resolver it would block.
+# eventlet reads the same variable. Without its own resolver, getaddrinfo() would block.
 _GREENDNS = os.environ.get("EVENTLET_NO_GREENDNS", "").lower() != "yes"
 
 
 class _Eventlet:
-    """What the wait loop needs of eventlet."""
+    """The adapter of eventlet: see `psycogreen._adapter`."""
 
     def current(self) -> Any:
-        # get_hub() would make one.
+        # Not get_hub(), which makes a hub where there is none.
         return getattr(eventlet.hubs._threadlocal, "hub", None)
 
     def wait_read(self, fd: int, timeout: float) -> None:
@@ -41,13 +41,13 @@ class _Eventlet:
         eventlet.hubs.trampoline(fd, write=True)
 
     def wait_readwrite(self, fd: int, timeout: float) -> None:
-        # trampoline() refuses to wait for both.
+        # Not trampoline(), which refuses to wait for both.
         hub = eventlet.hubs.get_hub()
         me = greenlet.getcurrent()
         waiting = True
 
         def wake(fd: int) -> None:
-            # The hub may call it for each.
+            # The hub may call it once for each event.
             if waiting:
                 me.switch()
 
@@ -62,7 +62,7 @@ class _Eventlet:
                 hub.remove(listener)
 
     def timeout_seconds(self, timeout: float) -> None:
-        return None  # it has no effect, as in release 1.0.2
+        return None  # the timeout has no effect, as in release 1.0.2
 
     def poll(self) -> Any:
         return _select.poll()
@@ -119,7 +119,7 @@ class _Watch:
         self._listener = hub.add(hub.READ, fd, callback, _closed, None)
 
     def set_ref(self, awaited: bool) -> None:
-        pass  # eventlet's hub runs on whatever it watches
+        pass  # eventlet's hub runs on, whether it watches something or not
 
     def stop(self) -> None:
         with contextlib.suppress(KeyError):  # the hub has dropped it
@@ -157,12 +157,12 @@ def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
     Undo it with ``psycopg2.extensions.set_wait_callback(None)``.
 
     Args:
-        connections: Have ``psycopg2.connect()`` hand out connections that no
-            call on them can make stop the hub, and whose queries end in the
-            server too when their greenlet is killed. False registers the wait
-            callback alone, as release 1.0.2 did.
-        cancel: Have the server cancel the query of such a connection when an
-            exception ends the wait for it.
+        connections: Make ``psycopg2.connect()`` return green connections: no call
+            on them stops the hub, and when a greenlet is killed in a query, the
+            query ends in the server too. False registers the wait callback
+            alone, as release 1.0.2 did.
+        cancel: Ask the server to cancel the query of a green connection when an
+            exception ends the wait for the query.
 
     Raises:
         ImportError: psycopg2 is not installed or has no wait callbacks.

@@ -19,7 +19,7 @@ __all__ = ["gevent_wait_callback", "make_psycopg_green", "patch_psycopg"]
 
 
 class _Gevent:
-    """What the wait loop needs of gevent."""
+    """The adapter of gevent: see `psycogreen._adapter`."""
 
     current = staticmethod(get_hub_if_exists)
 
@@ -77,13 +77,13 @@ class _Watch:
         self._loop = loop
         self._callback = callback
         self._watcher = loop.io(fd, 1, ref=False)
-        # libuv's loop gives a watcher of descriptors its reference all the same.
+        # libuv's loop ignores ref=False for a watcher of a descriptor.
         self._can_be_unref = not self._watcher.ref
         if self._can_be_unref:
             self._watcher.start(callback)
 
     def set_ref(self, awaited: bool) -> None:
-        # hub.join() and gevent.wait() end when no watcher with a reference runs.
+        # hub.join() and gevent.wait() return when no watcher with a reference is active.
         if self._can_be_unref:
             self._watcher.ref = awaited
         elif awaited:
@@ -92,7 +92,7 @@ class _Watch:
             self._watcher.stop()
 
     def stop(self) -> None:
-        if getattr(self._loop, "ptr", True):  # else it was destroyed, as libev's and libuv's tell by turns
+        if getattr(self._loop, "ptr", True):  # a destroyed loop has a false `ptr`, or none
             with contextlib.suppress(ValueError):
                 self._watcher.stop()
                 self._watcher.close()
@@ -125,12 +125,12 @@ def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
     Undo it with ``psycopg2.extensions.set_wait_callback(None)``.
 
     Args:
-        connections: Have ``psycopg2.connect()`` hand out connections that no
-            call on them can make stop the hub, and whose queries end in the
-            server too when their greenlet is killed. False registers the wait
-            callback alone, as release 1.0.2 did.
-        cancel: Have the server cancel the query of such a connection when an
-            exception ends the wait for it.
+        connections: Make ``psycopg2.connect()`` return green connections: no call
+            on them stops the hub, and when a greenlet is killed in a query, the
+            query ends in the server too. False registers the wait callback
+            alone, as release 1.0.2 did.
+        cancel: Ask the server to cancel the query of a green connection when an
+            exception ends the wait for the query.
 
     Raises:
         ImportError: psycopg2 is not installed or has no wait callbacks.

@@ -1,19 +1,19 @@
 """psycopg2 on uWSGI's own green threads: uGreen, and its plugin greenlet.
 
-uWSGI runs each request on an async core, which with uGreen is a C stack, and
-with the plugin a greenlet. To wait is to register a descriptor and to suspend:
-uWSGI's loop runs other cores, and resumes this one when the descriptor can be
-read. With uGreen CPython needs some help, see ``_ugreen.c``. Nobody can throw
-an exception into a core, so what would (a timeout, a close() in another
-request) wakes it, and it raises.
+uWSGI runs each request on an async core. With uGreen a core is a C stack, with the
+plugin it is a greenlet. To wait, a core registers a descriptor and suspends: uWSGI's
+loop runs other cores, and resumes this one when the descriptor can be read. With
+uGreen CPython needs some help, see ``_ugreen.c``. No exception can be thrown into a
+core. A timeout, or a close() in another request, wakes the core instead, and the
+core raises the exception itself.
 
-uWSGI patches nothing: a lock of the standard library that is held over a query
-stops whoever asks for it, and with it the worker.
+uWSGI patches nothing. If a request holds a lock of the standard library over a
+query, the next request to ask for that lock stops the worker.
 
-Where native threads stand still (without ``enable-threads``, and with the
-plugin) what else goes to one is done at once, while no other request runs:
-names are resolved, the files of large objects read and written, and the server
-is asked to cancel a query.
+Without ``enable-threads``, and with the plugin, native threads stand still while all
+requests wait. The work that other adapters give to a thread is then done at once,
+while no other request runs: names are resolved, the files of large objects are read
+and written, and the server is asked to cancel a query.
 """
 
 import _socket
@@ -31,7 +31,7 @@ from psycogreen._implementation import wait_callback
 from psycogreen._psycopg2.activate import register
 from psycogreen._waiting import POLL_READ, WaitTimeout, effective_timeout
 
-# What is missing is told by make_psycopg_green().
+# make_psycopg_green() says which of these is missing.
 try:
     import uwsgi
 except ImportError:
@@ -47,12 +47,12 @@ except ImportError:
 
 __all__ = ["make_psycopg_green", "patch_psycopg", "uwsgi_wait_callback"]
 
-# The smallest stack, in bytes, in which CPython comes to its recursion limit
-# before the stack ends, and with it the worker.
+# Bytes. In a smaller stack, deep recursion overflows the stack before CPython
+# reaches its recursion limit, and the worker crashes.
 STACK = 1 << 20
 
-# Seconds after which a request to cancel a query is given up, for which all of
-# the worker's requests wait: where there are no threads.
+# Seconds after which a request to cancel a query is given up, where there are no
+# threads: all of the worker's requests wait meanwhile.
 CANCEL_TIMEOUT = 1.0
 
 
@@ -63,30 +63,30 @@ class _Main:
 
 
 class _Core:
-    """An async core, in the place of what is a greenlet elsewhere.
+    """An async core: uWSGI's counterpart of a greenlet.
 
-    uWSGI's loop closes descriptors of its own accord if several of a core's
-    become ready at once. So it gets to see only one, for each core the same:
-    an epoll instance with what the core waits for.
+    If several descriptors of a core become ready at once, uWSGI's loop closes some
+    of them. So it watches a single one for each core: an epoll instance that holds
+    the descriptors for which the core waits.
     """
 
     def __init__(self, parent: _Main) -> None:
         self.parent = parent
-        # The limit that the core is within.
+        # The WaitTimeout in whose block the core is.
         self.timeout: WaitTimeout | None = None
         self._thrown: BaseException | None = None
         self._epoll = select.epoll()
-        # Makes the instance ready, whatever else is in it.
+        # Writing to it makes the epoll instance ready.
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
 
     def wait(self, fd: int, flags: int, seconds: float | None) -> None:
-        """Suspend the core, which is the running one, until *fd* is ready; *flags* are epoll's.
+        """Suspend this core, the running one, until *fd* is ready for *flags* of epoll.
 
         Raises:
             TimeoutError: It took longer than *seconds*; None is no limit.
-            WaitTimeout: The one that the core is in ended first.
-            BaseException: What was thrown.
+            WaitTimeout: The core is inside a WaitTimeout, which ended first.
+            BaseException: throw() was called with this exception.
         """
         seconds, ended = effective_timeout(seconds, self)
         ready: list[int] = []
@@ -103,7 +103,7 @@ class _Core:
         finally:
             if timer is not None:
                 os.close(timer)
-            with contextlib.suppress(OSError):  # closed by whoever had it
+            with contextlib.suppress(OSError):  # another request closed it
                 self._epoll.unregister(fd)
             thrown, self._thrown = self._thrown, None
             if thrown is not None:
@@ -114,12 +114,12 @@ class _Core:
             raise ended
 
     def throw(self, exc: BaseException) -> None:
-        """Have *exc* raised where the core waits."""
+        """Wake the core; its wait() raises *exc*."""
         self._thrown = exc
         os.eventfd_write(self._wake, 1)
 
     def pause(self) -> None:
-        """Suspend the core, which is the running one, for one round of uWSGI's loop."""
+        """Suspend this core, the running one, for one round of uWSGI's loop."""
         os.eventfd_write(self._wake, 1)
         try:
             _ugreen.wait(self._epoll.fileno())
@@ -132,30 +132,30 @@ class _Core:
 
 
 class _Uwsgi:
-    """What the wait loop needs of uWSGI."""
+    """The adapter of uWSGI: see `psycogreen._adapter`."""
 
     def __init__(self) -> None:
         self._main = _Main()
-        # Returns uWSGI's number of the core that runs, 0 where none does, None in another thread.
-        # Until set_up() each wait is one without others.
+        # Returns uWSGI's number of the running core, 0 outside of requests, None in
+        # another thread. Until set_up() every wait is that of another thread.
         self._number: Callable[[], int | None] = lambda: None
         # Whether native threads run while all requests wait.
         self._threads = True
         # By uWSGI's number. As many as uWSGI's option async says.
         self._cores: dict[int, _Core] = {}
-        # What is to be called on behalf of the main stack, which runs no
-        # Python of ours: the core that goes on first does it.
+        # Calls to be made on the main stack. No Python code of ours runs there, so
+        # the core that is resumed first makes them.
         self._pending_calls: list[tuple[Callable[..., object], Any]] = []
         self._calling = False
 
     def set_up(self) -> None:
-        """Be ready for the engine that uWSGI's options name.
+        """Prepare for the engine that uWSGI's options name.
 
         Raises:
-            RuntimeError: This uWSGI has an unknown form.
+            RuntimeError: This build of uWSGI is not known to `_ugreen`.
         """
         if "greenlet" in uwsgi.opt:
-            # It takes the GIL once, for ever.
+            # The plugin takes the GIL once and keeps it.
             self._threads = False
             self._thread = _thread.get_ident()
             self._number = self._number_by_greenlet
@@ -168,12 +168,12 @@ class _Uwsgi:
     def _number_by_greenlet(self) -> int | None:
         if _thread.get_ident() != self._thread:
             return None
-        # The plugin makes a greenlet for each request, with this.
+        # The plugin sets this attribute on the greenlet of each request.
         number: int = getattr(getcurrent(), "uwsgi_wsgi_req", 0)
         return number
 
     def running(self) -> Any:
-        """Return what runs in this thread: a core, the main stack, or a greenlet of another thread."""
+        """Return the running core, the main stack, or in another thread the running greenlet."""
         number = self._number()
         if number is None:
             return getcurrent()
@@ -225,7 +225,7 @@ class _Uwsgi:
         self._pending_calls.append((fn, args))
 
     def run_pending_calls(self) -> None:
-        """Call what is due, as if on the main stack."""
+        """Make the calls left for the main stack."""
         if self._calling:
             return
         self._calling = True
@@ -235,7 +235,7 @@ class _Uwsgi:
                 try:
                     fn(*args)
                 except Exception:
-                    traceback.print_exc()  # it is nothing of this core's
+                    traceback.print_exc()  # not an error of this core
         finally:
             self._calling = False
 
@@ -313,22 +313,20 @@ def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
     Call it where the application is loaded. Undo it with
     ``psycopg2.extensions.set_wait_callback(None)``.
 
-    With uGreen set ``enable-threads = true``. Without it, and with the plugin,
-    all requests of the worker wait while a host's name is resolved, and, for a
-    second at most, while the server is asked to cancel a query.
+    With uGreen set ``enable-threads = true``. Without that option, and with the
+    plugin, all requests of the worker wait while a host's name is resolved, and,
+    for a second at most, while the server is asked to cancel a query.
 
     Args:
-        connections: Have ``psycopg2.connect()`` hand out connections that no
-            call on them can make stop the worker. False registers the wait
-            callback alone.
-        cancel: Have the server cancel the query of such a connection when an
-            exception ends the wait for it.
+        connections: Make ``psycopg2.connect()`` return green connections: no call
+            on them stops the worker. False registers the wait callback alone.
+        cancel: Ask the server to cancel the query of a green connection when an
+            exception ends the wait for the query.
 
     Raises:
-        ImportError: psycopg2 is not installed or has no wait callbacks; this
-            is not uWSGI.
-        RuntimeError: uWSGI's options are not such that this can work; the
-            message says what to do.
+        ImportError: psycopg2 is not installed or has no wait callbacks, or the
+            process is not uWSGI.
+        RuntimeError: uWSGI's options do not allow it; the message says what to do.
     """
     _check()
     _adapter.set_up()
@@ -340,7 +338,7 @@ patch_psycopg = make_psycopg_green
 
 
 def _check() -> None:
-    """See to it that uWSGI runs as it has to.
+    """Check that uWSGI's options allow psycopg2 to be green.
 
     Raises:
         ImportError, RuntimeError: See make_psycopg_green().

@@ -1183,7 +1183,7 @@ def test_in_the_hubs_own_greenlet(hub, pipe):
     assert error(hub.wait_callback, silent) == error(hub.wait_readable, silent.fd)
 
 
-@pytest.mark.parametrize("when", ["hold", "switch"])
+@pytest.mark.parametrize("when", ["set_ref", "switch"])
 def test_a_signal_handler_that_waits_where_its_greenlet_is_about_to(when, hub, connect, monkeypatch):
     if when == "switch" and NAME == "asyncio":
         pytest.skip("its greenlets switch to the loop directly")
@@ -1209,10 +1209,10 @@ def test_a_signal_handler_that_waits_where_its_greenlet_is_about_to(when, hub, c
 
     hub.run(query, connection, "SELECT 1")
     hub.run(query, other, "SELECT 1")
-    target = hub.adapter._Watch if when == "hold" else type(hub.adapter._adapter)
+    target = hub.adapter._Watch if when == "set_ref" else type(hub.adapter._adapter)
     real = getattr(target, when)
     monkeypatch.setattr(target, when, struck)
-    if when == "hold":
+    if when == "set_ref":
         assert hub.run(waiting) == 1
     else:  # in the main greenlet, which switches to the hub in the hub's own way
         assert hub.program(waiting) == 1
@@ -1234,7 +1234,7 @@ def test_a_signal_handler_that_raises_while_the_hub_reports(kind, hub, pipe, mon
         raise ZeroDivisionError
 
     failing, other, failed = pipe(), pipe(), []
-    monkeypatch.setattr(type(hub.adapter._adapter), "report", struck)
+    monkeypatch.setattr(type(hub.adapter._adapter), "handle_error", struck)
     hub.call_soon(greenlet.greenlet(fail, hub.run_in_hub(greenlet.getcurrent)).switch)
     hub.sleep(0.01)
     failing.answer()

@@ -1,7 +1,7 @@
 """Queries with binary parameters and a binary result, over psycopg2's libpq.
 
-psycopg2 sends and receives text: bytea twice as long, and parsed on both
-sides. For bulk data that costs more than the transfer.
+psycopg2 sends and receives text. A bytea is twice as long in text, and both sides
+parse it; for bulk data that costs more than the transfer.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ CONNECTION_BAD = 1
 
 
 class BinaryQueries:
-    """Queries on a connection, one after the other.
+    """Queries on one connection, one after the other.
 
-    To the wait callback it looks like the connection: it has poll() and
-    fileno(). So it waits as ordinary queries do.
+    The wait callback is called with this object in the place of the connection:
+    it has poll() and fileno(), so these queries wait as ordinary ones do.
 
-    psycopg2 does not know of the query: see to it that nobody else uses the
-    connection meanwhile (`psycogreen._psycopg2.exclusive.occupied`).
+    psycopg2 does not know of the query. The caller keeps other greenlets away from
+    the connection meanwhile, by `psycogreen._psycopg2.exclusive.exclusive`.
     """
 
     def __init__(self, conn: Any) -> None:
@@ -34,20 +34,20 @@ class BinaryQueries:
         self._flushed = True
         self._result: int | None = None
         self.fileno: Callable[[], int] = conn.fileno
-        # What the wait loop calls when an exception ends the wait.
+        # The wait loop calls it when an exception ends the wait.
         self._green_interrupted = conn._green_interrupted
 
     def value(self, query: bytes, *parameters: bytes) -> bytes:
-        """Return the only value that *query* yields, as the server sends it in binary.
+        """Return the single value of the result of *query*, in the server's binary format.
 
-        *parameters* are what $1 and so on stand for, in binary.
+        *parameters* are the values of $1 and so on, in binary format.
 
         Raises:
             psycopg2.OperationalError: The query failed or the connection is
-                lost. It says what libpq says, and has no SQLSTATE: psycopg2's
-                large objects raise it so.
-            BaseException: Whatever was thrown into the waiting greenlet. The
-                connection is closed then, as in psycopg2's queries.
+                lost. It has libpq's message and no SQLSTATE, as the errors of
+                psycopg2's large objects.
+            BaseException: An exception was thrown into the waiting greenlet. The
+                connection is closed, as after psycopg2's own queries.
         """
         pq = libpq()
         count = len(parameters)
@@ -71,7 +71,7 @@ class BinaryQueries:
             self._clear()
 
     def poll(self) -> int:
-        """Advance the query; return what to wait for."""
+        """Advance the query; return POLL_READ, POLL_WRITE, or POLL_OK when it is done."""
         pq = libpq()
         pgconn = self._conn.pgconn_ptr
         if pgconn is None:
@@ -81,7 +81,7 @@ class BinaryQueries:
             if unsent > 0:
                 return POLL_WRITE
             self._flushed = True
-            # An error is in the connection, and in the result to come.
+            # An error of PQflush() is reported by the connection and by the result.
             return POLL_READ if unsent == 0 else POLL_OK
         if not pq.PQconsumeInput(pgconn):
             return POLL_OK  # the connection is lost
@@ -99,7 +99,7 @@ class BinaryQueries:
         error = psycopg2.OperationalError(pq.PQerrorMessage(pgconn).decode("utf-8", "replace"))
         if pgconn is not None and pq.PQstatus(pgconn) == CONNECTION_BAD:
             with contextlib.suppress(psycopg2.Error):
-                extensions.connection.poll(self._conn)  # by which psycopg2 learns of it
+                extensions.connection.poll(self._conn)  # so that psycopg2 notices the loss
         return error
 
     def _clear(self) -> None:
@@ -112,8 +112,8 @@ def wait(conn: Any, polled: Any) -> None:
     """Wait until *polled*, which stands in for *conn*, is done.
 
     Raises:
-        BaseException: Whatever was thrown into the greenlet: *conn* is closed
-            then, as psycopg2 closes it in its own queries.
+        BaseException: An exception was thrown into the greenlet. *conn* is closed,
+            as psycopg2 closes it after an exception in its own queries.
     """
     callback = extensions.get_wait_callback()
     if callback is None:
@@ -126,5 +126,5 @@ def wait(conn: Any, polled: Any) -> None:
 
 
 def close(conn: Any) -> None:
-    """Close *conn* after an exception, as psycopg2 does: nobody can tell what state it is in."""
+    """Close *conn* after an exception, as psycopg2 does, because its state is unknown."""
     extensions.connection.close(conn)

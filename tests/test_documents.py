@@ -1,0 +1,121 @@
+"""README and docs/ as readers meet them: on PyPI's page, as links, typed into a file."""
+
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import psycopg2.extensions
+import pytest
+from readme_renderer import markdown
+
+ROOT = Path(__file__).parent.parent
+REPOSITORY = "https://github.com/psycopg/psycogreen"
+PAGES = f"{REPOSITORY}/blob/master/"
+FOLDERS = f"{REPOSITORY}/tree/master/"
+RAW = "https://raw.githubusercontent.com/psycopg/psycogreen/master/"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+MAX_README_LINES = 130
+
+pytestmark = pytest.mark.once
+
+
+class _Page(HTMLParser):
+    """The links, pictures and anchors of a document as PyPI shows it."""
+
+    def __init__(self, document: Path) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.anchors: set[str] = set()
+        html = markdown.render(document.read_text())
+        assert html, f"PyPI could not render {document}"
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("href", "src"):
+                self.targets.append(value or "")
+            elif name == "id":
+                self.anchors.add((value or "").removeprefix("user-content-"))
+
+
+def path_in_repository(url: str) -> Path | None:
+    """Return the file of the checkout that *url* shows, None if it shows none."""
+    for beginning in (PAGES, FOLDERS, RAW):
+        if url.startswith(beginning):
+            return ROOT / unquote(urlsplit(url.removeprefix(beginning)).path)
+    return None
+
+
+def dead(document: Path) -> list[str]:
+    """Return the links of *document* to files and headings that do not exist."""
+    targets = []
+    for target in _Page(document).targets:
+        parts = urlsplit(target)
+        if parts.scheme:
+            path = path_in_repository(target)
+        else:
+            path = document.parent / unquote(parts.path) if parts.path else document
+        if path is None:
+            continue
+        anchor = parts.fragment.removeprefix("user-content-")
+        if not path.exists() or (anchor and anchor not in _Page(path).anchors):
+            targets.append(target)
+    return targets
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_pictures_exist(document):
+    assert not dead(document)
+
+
+def test_dead_links_are_found(tmp_path):
+    document = tmp_path / "page.md"
+    links = ["no.md", "page.md#no", f"{PAGES}no.py", f"{RAW}no.svg", f"{FOLDERS}docs/no"]
+    alive = ["page.md#yes", "https://www.python.org/no", f"{PAGES}README.md#documentation", f"{REPOSITORY}/issues"]
+    document.write_text("# Yes\n" + "".join(f"[x]({link})\n" for link in [*links, *alive]))
+    assert dead(document) == links
+
+
+def test_readme_links_and_pictures_are_absolute():
+    # A heading links to itself: that is the page again.
+    targets = [target for target in _Page(ROOT / "README.md").targets if not target.startswith("#")]
+    assert len(targets) > 10
+    assert not [target for target in targets if not target.startswith("https://")]
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= MAX_README_LINES
+
+
+def test_docs_link_relatively_only_to_each_other():
+    """So that they can be published as a site of their own."""
+    outside = [
+        f"{document.name}: {target}"
+        for document in ROOT.glob("docs/*.md")
+        for target in _Page(document).targets
+        if not urlsplit(target).scheme and "/" in urlsplit(target).path
+    ]
+    assert not outside
+
+
+@pytest.mark.parametrize(
+    ("document", "heading"),
+    [
+        ("README.md", "psycogreen"),
+        ("docs/switching-on.md", "gevent"),
+        ("docs/switching-on.md", "eventlet"),
+        ("docs/switching-on.md", "asyncio"),
+    ],
+)
+def test_example_runs_ten_queries_at_once(document, heading, dsn, monkeypatch, run_script):
+    text = (ROOT / document).read_text()
+    program = re.search(rf"^#+ {heading}\n.*?^```python\n(.*?)^```$", text, re.M | re.S)
+    assert program
+    names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE", "password": "PGPASSWORD"}
+    for name, value in psycopg2.extensions.parse_dsn(dsn).items():
+        monkeypatch.setenv(names[name], value)
+    began = time.monotonic()
+    assert sorted(run_script(program[1]).split()) == [str(n) for n in range(10)]
+    assert time.monotonic() - began < 9  # one after the other they take ten
