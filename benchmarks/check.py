@@ -1,8 +1,9 @@
 """Fail when the compiled loop has become more expensive.
 
-Counts instructions per query (see instructions.py) with 16 connections, and
-compares the overhead above blocking with what recorded.json says: 5 % more
-fails. After a change that is worth its price, or an improvement, record anew:
+Counts instructions per query with 16 connections (see instructions.py), for a
+connect and for a transaction (see works.py), and compares the overhead above
+blocking with what recorded.json says: 5 % more fails. After a change that is
+worth its price, or an improvement, record anew:
 
     pip install -r benchmarks/requirements.txt
     python setup.py build_ext --inplace
@@ -15,10 +16,28 @@ import sys
 
 from driver import BLOCKING, HERE, HUBS, Variant, parser, server, versions
 from instructions import instructions
+from works import cost
 
 RECORD = HERE / "recorded.json"
 CONNECTIONS = 16
 TOLERANCE = 0.05
+
+
+def measure(dsn, tree):
+    """Return the overhead of each work on each hub."""
+
+    def query(variant):
+        return instructions(variant, dsn, tree, CONNECTIONS)
+
+    def work(name):
+        return lambda variant: cost(variant, dsn, tree, name)
+
+    overhead = {}
+    for name, count in ("query", query), ("connect", work("connect")), ("transaction", work("transaction")):
+        blocking = count(BLOCKING)
+        for hub in HUBS:
+            overhead[f"{hub}, {name}"] = round(count(Variant("compiled", hub)) - blocking)
+    return overhead
 
 
 def main():
@@ -27,10 +46,7 @@ def main():
     args = command.parse_args()
 
     with server() as dsn:
-        blocking = instructions(BLOCKING, dsn, args.tree, CONNECTIONS)
-        overhead = {
-            hub: round(instructions(Variant("compiled", hub), dsn, args.tree, CONNECTIONS) - blocking) for hub in HUBS
-        }
+        overhead = measure(dsn, args.tree)
     python = {"Python": platform.python_version(), "C library": platform.libc_ver()[1]}
     now = {"overhead": overhead, "versions": {**python, **versions()}}
     if args.record:
@@ -38,10 +54,10 @@ def main():
     recorded = json.loads(RECORD.read_text())
 
     grown = False
-    print(f"{'change':>7}  {'overhead':>9} {'recorded':>9}  instructions per query above blocking")
-    for hub, figure in overhead.items():
-        change = figure / recorded["overhead"][hub] - 1
-        print(f"{change:+7.1%}  {figure:9,} {recorded['overhead'][hub]:9,}  {hub}")
+    print(f"{'change':>7}  {'overhead':>9} {'recorded':>9}  instructions above blocking")
+    for what, figure in overhead.items():
+        change = figure / recorded["overhead"][what] - 1
+        print(f"{change:+7.1%}  {figure:9,} {recorded['overhead'][what]:9,}  {what}")
         grown |= change > TOLERANCE
     for name, version in recorded["versions"].items():
         here = now["versions"].get(name)

@@ -20,6 +20,41 @@ NEW_HUBS = ("asyncio", "uvloop")
 LOOPS = ("1.0.2", "pure", "compiled")
 
 
+def connect(connection, dsn):
+    """Make another connection, ask it something and close it, as each request of many applications does."""
+    from psycopg2 import connect
+
+    made = connect(dsn)
+    made.autocommit = True
+    cursor = made.cursor()
+    cursor.execute("SELECT 1")
+    cursor.fetchone()
+    made.close()
+
+
+def transaction(connection, dsn):
+    """Execute a query in a transaction of its own."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        cursor.fetchone()
+
+
+def named_cursor(connection, dsn):
+    """Fetch 100 rows through a cursor in the server, in a transaction."""
+    with connection, connection.cursor("rows") as cursor:
+        cursor.execute("SELECT n FROM generate_series(1, 100) n")
+        for _ in cursor:
+            pass
+
+
+# What people do besides single queries: by name, a function of an open connection and of the server's DSN.
+WORKS = {
+    "connect": connect,
+    "transaction": transaction,
+    "named cursor": named_cursor,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """A psycogreen on a hub. Without either: blocking psycopg2.
@@ -80,12 +115,14 @@ class Client(contextlib.AbstractContextManager):
         wrapper: The command, with its arguments, that runs it.
         query: What it executes.
         pause: Seconds for which the whole client sleeps before each query.
+        work: What it does instead, one of WORKS.
     """
 
-    def __init__(self, variant, dsn, tree, connections=1, wrapper=(), query="SELECT 1", pause=0):
+    def __init__(self, variant, dsn, tree, connections=1, wrapper=(), query="SELECT 1", pause=0, work=None):
         self.connections = connections
         command = [*wrapper, sys.executable, str(HERE / "load.py"), variant.hub]
         command += ["--dsn", dsn, "--connections", str(connections), "--query", query, "--pause", str(pause)]
+        command += ["--work", work] if work else []
         self._process = subprocess.Popen(
             command, env=environment(variant, tree), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )

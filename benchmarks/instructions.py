@@ -38,13 +38,13 @@ SHORT, LONG, ROUNDS = 320, 960, 5
 PAUSE = 0.0005
 
 
-def instructions(variant, dsn, tree, connections):
-    """Return the instructions per query of *variant*."""
+def instructions(variant, dsn, tree, connections, work=None, lengths=(SHORT, LONG)):
+    """Return the instructions of *variant* per query, or for each time that it does *work*."""
     with tempfile.TemporaryDirectory() as scratch:
         out = f"{scratch}/out"
         callgrind = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}", "--dump-before=getpgrp"]
-        short, long = evenly(SHORT, connections), evenly(LONG, connections)
-        with Client(variant, dsn, tree, connections, callgrind, pause=PAUSE) as client:
+        short, long = (evenly(length, connections) for length in lengths)
+        with Client(variant, dsn, tree, connections, callgrind, pause=PAUSE, work=work) as client:
             for queries in [short] + ROUNDS * [short, long]:
                 client.round(queries)
         # Dump 1 was made when the first round, to warm up, began and 2 when it ended; 4 has the next...

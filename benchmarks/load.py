@@ -3,7 +3,8 @@
 driver.py runs it, with the psycogreen to be measured on PYTHONPATH. For each
 number that it reads from its standard input it runs so many queries, shared
 out evenly over its connections, each with a greenlet of its own (without a
-hub: one connection after the other), and answers with a line of JSON.
+hub: one connection after the other), and answers with a line of JSON. With
+``--work`` it does that piece of work (WORKS in driver.py) instead of a query.
 
 A round of queries stands between two calls of getpgrp(), which nothing else
 here calls: by them callgrind and strace tell the round from what is around it.
@@ -18,6 +19,8 @@ import resource
 import sys
 import time
 
+from driver import WORKS
+
 
 def main():
     parser = argparse.ArgumentParser()
@@ -25,6 +28,7 @@ def main():
     parser.add_argument("--dsn", required=True)
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--query", default="SELECT 1")
+    parser.add_argument("--work", choices=WORKS)
     parser.add_argument("--pause", type=float, default=0, help="seconds to block before each query")
     args = parser.parse_args()
 
@@ -38,7 +42,7 @@ def main():
     connections = [psycopg2.connect(args.dsn) for _ in range(args.connections)]
     cursors = []
     for conn in connections:
-        conn.autocommit = True
+        conn.autocommit = not args.work
         cursors.append(conn.cursor())
     about["server"] = connections[0].info.parameter_status("server_version")
     answer(about)
@@ -52,7 +56,10 @@ def main():
         gc.freeze()
         cpu, user, wall = time.process_time(), user_time(), time.perf_counter()
         os.getpgrp()
-        join_all(run, cursors, args.query, share, args.pause)
+        if args.work:
+            join_all(repeat, connections, WORKS[args.work], args.dsn, share, args.pause)
+        else:
+            join_all(run, cursors, args.query, share, args.pause)
         os.getpgrp()
         wall, user, cpu = time.perf_counter() - wall, user_time() - user, time.process_time() - cpu
         answer({"cpu": cpu, "user": user, "wall": wall})
@@ -64,6 +71,13 @@ def run(cursor, query, times, pause):
             time.sleep(pause)
         cursor.execute(query)
         cursor.fetchone()
+
+
+def repeat(connection, work, dsn, times, pause):
+    for _ in itertools.repeat(None, times):
+        if pause:
+            time.sleep(pause)
+        work(connection, dsn)
 
 
 def one_after_the_other(function, cursors, *args):

@@ -17,9 +17,11 @@ import driver
 import instructions
 import memory
 import syscalls
+import works
 
 TABLES = {
     "instructions": ("Instructions per query (callgrind)", instructions),
+    "works": ("Instructions of everyday work (callgrind)", works),
     "syscalls": ("System calls per query", syscalls),
     "cputime": ("CPU time per query", cputime),
     "memory": ("Bytes for a parked connection", memory),
@@ -57,13 +59,25 @@ def targets(record):
         return {}
 
     share = {"gevent": 0.40, "eventlet": 0.29}
-    overhead = {"gevent": 7300, "eventlet": 11500}
+    overhead = {"gevent": 5300, "eventlet": 5800}
     cpu = {"gevent": 0.70, "eventlet": 0.65}
+    everyday = {
+        "gevent": {"connect": 55_000, "transaction": 17_000, "named cursor": 36_000},
+        "eventlet": {"connect": 80_000, "transaction": 20_000, "named cursor": 40_000},
+    }
     for hub in driver.HUBS:
         variant = f"{hub} compiled"
         row = find("instructions", variant=variant, connections=16)
         yield f"{hub}, 16 connections: overhead, instructions", row.get("overhead"), overhead[hub]
         yield f"{hub}, 16 connections: overhead, of 1.0.2's", row.get("of 1.0.2"), share[hub]
+        row = find("instructions", variant=f"{hub} pure", connections=16)
+        yield f"{hub}, 16 connections: pure loop's overhead, of 1.0.2's", row.get("of 1.0.2"), 1.0
+        for work, target in everyday[hub].items():
+            yield (
+                f"{hub}, {work}: overhead, instructions",
+                find("works", variant=variant, work=work).get("overhead"),
+                target,
+            )
         row = find("syscalls", variant=variant, connections=16)
         yield f"{hub}, 16 connections: system calls per query (strace)", row.get("calls"), 2.3
         for what, target in {

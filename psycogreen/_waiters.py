@@ -41,8 +41,10 @@ def waiter_of(conn: Any) -> Any:
 
     Such a greenlet holds psycopg2's mutex of *conn*, except while *conn* is being made.
     """
-    ref = waiters.get(id(conn))
-    waiter = None if ref is None else ref()
+    ref = waiters.get(id(conn)) if waiters else None
+    if ref is None:
+        return None
+    waiter = ref()
     return waiter if waiter is not None and _root(waiter) is _root(getcurrent()) else None
 
 

@@ -24,9 +24,13 @@ from psycogreen import _forks
 from psycogreen._waiting import park as park_in_hub
 from psycogreen._waiters import in_use_error
 from psycogreen._waiters import waiter_of as pure_waiter_of
+from psycogreen._waiters import waiters
 from psycogreen._waitloop_py import wait_callback as pure_wait_callback
 
 implementation = "cython"
+
+# The greenlets that wait in the pure loop.
+cdef dict pure_waiters = waiters
 
 cdef extern from "greenlet.h":
     ctypedef struct PyGreenlet
@@ -198,7 +202,8 @@ def waiter_of(conn):
             if sock is not None and sock.waiter is not None:
                 return sock.waiter
         instance = instance.next
-    return pure_waiter_of(conn)
+    # No call of Python code: each commit() asks this.
+    return pure_waiter_of(conn) if pure_waiters and id(conn) in pure_waiters else None
 
 
 def wait_callback(adapter):

@@ -1,8 +1,8 @@
-"""Who uses a connection at this moment, and the refusal of everybody else.
+"""Which greenlet uses a connection at this moment, and the error for all others.
 
-While psycopg2 waits in a query it holds the connection's mutex. A greenlet
-that asked for the mutex meanwhile, in the same thread, would stop the thread
-for ever: the one who could give it back runs in that thread too.
+While psycopg2 waits in a query it holds the connection's mutex. If another
+greenlet of the same thread then asked for the mutex, the thread would stop for
+ever: the greenlet that could give the mutex back runs in that thread too.
 """
 
 import weakref
@@ -33,7 +33,8 @@ def check_free(conn: Any, what: str) -> None:
     Raises:
         psycopg2.ProgrammingError: One does.
     """
-    if holder(conn) is not None:
+    # Most often nobody uses anything, so ask without a call of holder().
+    if waiter_of(conn) is not None or (_holders and holder(conn) is not None):
         raise _waiters.in_use_error(what)
 
 

@@ -1,7 +1,4 @@
-"""Forks at random moments beside 50 greenlets of mixed work: prints what went wrong in the parent or in a child.
-
-A killed greenlet that catches the kill goes on, and others are added: that is a part of the mixture.
-"""
+"""Forks at random moments beside 50 greenlets of mixed work: prints what went wrong in the parent or in a child."""
 
 import io
 import os
@@ -130,7 +127,6 @@ for number in range(FORKS):
             child()
         children.append(pid)
     kill(victim)
-    tasks[tasks.index(victim)] = spawn(guarded, killed, 99)
     while len(children) > 8:
         pid, status = os.waitpid(children[0], os.WNOHANG)
         if pid:
