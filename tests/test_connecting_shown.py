@@ -7,6 +7,7 @@ import pytest
 from fix_faults import Blocking, Names, Pair
 from hubs.contract import Hub
 from psycopg2 import extensions
+from support.attempts import attempt
 from support.postgres import PRIMARY, STANDBY
 
 pytestmark = [

@@ -49,6 +49,7 @@ class Eventlet(Hub):
 
     def watched(self) -> int:
         hub = eventlet.hubs.get_hub()
+        psycogreen.eventlet._waker(hub)  # made by the first wait, and kept
         return len(hub.get_readers()) + len(hub.get_writers()) + hub.get_timers_count() - hub.timers_canceled
 
     def call_soon(self, fn: Callable[..., Any], *args: Any) -> None:
