@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 import psycopg2.extensions
 import pytest
 from readme_renderer import markdown
+from support.processes import run_script
 
 ROOT = Path(__file__).parent.parent
 REPOSITORY = "https://github.com/psycopg/psycogreen"
@@ -109,7 +110,7 @@ def test_docs_link_relatively_only_to_each_other():
         ("docs/switching-on.md", "asyncio"),
     ],
 )
-def test_example_runs_ten_queries_at_once(document, heading, dsn, monkeypatch, run_script):
+def test_example_runs_ten_queries_at_once(document, heading, dsn, monkeypatch):
     text = (ROOT / document).read_text()
     program = re.search(rf"^#+ {heading}\n.*?^```python\n(.*?)^```$", text, re.M | re.S)
     assert program

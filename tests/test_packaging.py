@@ -62,10 +62,10 @@ def test_sdist_holds_the_sources(dist):
 def test_wheel_holds_the_package_and_nothing_else(dist):
     _, wheel = dist
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    expected = {f"psycogreen/{path.name}" for path in (ROOT / "psycogreen").glob("*.py*")}
-    expected = {name for name in expected if name.endswith((".py", ".pyi"))}
-    compiled = [*(ROOT / "psycogreen").glob("*.pyx"), *(ROOT / "psycogreen").glob("*.c")]
-    expected |= {f"psycogreen/{path.stem}{suffix}" for path in compiled}
+    sources = [path for path in (ROOT / "psycogreen").rglob("*.*") if path.suffix in (".py", ".pyi", ".pyx", ".c")]
+    expected = {str(path.relative_to(ROOT)) for path in sources if path.suffix in (".py", ".pyi")}
+    compiled = [path for path in sources if path.suffix in (".pyx", ".c")]
+    expected |= {str(path.relative_to(ROOT).with_suffix(suffix)) for path in compiled}
     expected.add("psycogreen/py.typed")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name for name in names if ".dist-info/" not in name} == expected
