@@ -320,7 +320,9 @@ cdef class Reactor:
             if sock.fd_stable:
                 return True
             self.disarm(sock.fd)  # another socket may have the number by now
-        return self.arm(sock, conn.fileno())
+        fd = conn.fileno()
+        # The hub's own function raises for anything else.
+        return isinstance(fd, int) and self.arm(sock, fd)
 
     cdef bint arm(self, Socket sock, int fd) except -1:
         cdef epoll_event event

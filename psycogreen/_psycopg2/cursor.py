@@ -9,7 +9,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions, extras
 
-from psycogreen import _waiters
+from psycogreen import _forks, _waiters
 from psycogreen._psycopg2.copy import CopyCursor
 from psycogreen._psycopg2.exclusive import check_free, holder
 from psycogreen._psycopg2.factories import overridden
@@ -164,7 +164,8 @@ class _Turns:
     """The rows that one greenlet converts before others get their turn."""
 
     def __init__(self, cursor: Any) -> None:
-        self._pause = cursor.connection._green_adapter.pause
+        self._adapter = cursor.connection._green_adapter
+        self._process = _forks.current()
         self.size = _FEW  # rows between two looks at the clock
         self._begun = self._looked = time.perf_counter()
 
@@ -179,7 +180,9 @@ class _Turns:
         return now - self._begun > _TURN
 
     def pause(self) -> None:
-        self._pause()
+        self._adapter.pause()
+        if _forks.is_copy(self._process):
+            _forks.abandon(self._adapter)  # what would follow may be a query on the parent's socket
         self._begun = self._looked = time.perf_counter()
 
 
