@@ -1,8 +1,9 @@
 """psycopg2 on asyncio.
 
-asyncio has no greenlets. `spawn` brings them: it runs blocking-style code in
-one, which waits by switching to the greenlet that runs the event loop, and is
-switched to from the loop's callbacks. SQLAlchemy's own greenlets serve too.
+asyncio has no greenlets, so `spawn` brings them: it runs blocking-style code in a
+greenlet. To wait, that greenlet switches to the greenlet that runs the event loop,
+and a callback of the event loop switches back. SQLAlchemy's own greenlets can wait
+in the same way.
 """
 
 import _socket
@@ -34,48 +35,49 @@ T = TypeVar("T")
 
 
 class _LoopState:
-    """An event loop, and what waits on it. It hangs on the loop, and goes with it."""
+    """An event loop and the greenlets that wait on it. An attribute of the event loop holds this object."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         here = getcurrent()
-        # The greenlet in which the loop runs.
+        # The greenlet in which the event loop runs.
         self.greenlet = here.parent if _is_sqlalchemys(here) else here
-        # What spawn() started and has not ended, what waits in SQLAlchemy's
-        # greenlets, and whoever waits through _Wake.
+        # The greenlets of spawn() that have not ended.
         self.spawned: set[_Greenlet] = set()
+        # The waiting greenlets of SQLAlchemy's.
         self.wakeups: dict[greenlet, _TaskWakeup] = {}
+        # The greenlets that wait through a _Wake.
         self.waiting: set[greenlet] = set()
-        # What the loop may still watch, though the wait for it has ended.
+        # Descriptors whose wait has ended, but which the event loop may still watch.
         self.ended: set[_Descriptor] = set()
-        # Those of the compiled loop.
+        # The compiled loop keeps the reactors of this event loop here, by adapter.
         self.reactors: dict[Any, Any] = {}
         self._pid = os.getpid()
-        # asyncio tells nobody that a loop is closed.
+        # asyncio has no hook for the close of an event loop.
         self._close_loop = loop.close
         loop.close = self._close  # type: ignore[method-assign]
 
     def adopt_greenlet(self) -> Any:
-        """Return the running greenlet, after it has become the one in which the loop runs."""
+        """Take the running greenlet for the one in which the event loop runs, and return it."""
         here = getcurrent()
         if here is not self.greenlet:
             self.greenlet = here
             for spawned in self.spawned:
-                with contextlib.suppress(ValueError):  # left behind in another thread
+                with contextlib.suppress(ValueError):  # *spawned* belongs to another thread
                     spawned.parent = here
         return here
 
     def call(self, fn: Callable[..., object], *args: Any) -> None:
-        """Call *fn*; the loop calls this."""
+        """Call *fn*, from a callback of the event loop."""
         self.adopt_greenlet()
         fn(*args)
 
     def can_throw_into(self, waiter: greenlet) -> bool:
-        """Return whether the greenlet *waiter*, which is not running, waits for something of psycogreen's."""
+        """Return whether the greenlet *waiter*, which is not running, waits in psycogreen."""
         return not _is_sqlalchemys(waiter) or waiter in self.wakeups
 
     def may_wait(self) -> bool:
-        """Tell whether the running greenlet may wait: not the one that runs the loop."""
+        """Return whether the running greenlet may wait. The one that runs the event loop may not."""
         ancestor = here = getcurrent()
         if _is_sqlalchemys(here):
             return True
@@ -83,24 +85,25 @@ class _LoopState:
             if isinstance(ancestor, _Greenlet):
                 return True
             ancestor = ancestor.parent
-        # A greenlet of somebody else's may wait if a callback of the loop
-        # started it: a callback's result is of interest to nobody.
+        # Any other greenlet may wait if a callback of the event loop started it. When
+        # it parks, its first switch() returns. A callback ends there, but the code of
+        # a task would take that for the greenlet's result.
         return here is not self.greenlet and asyncio.current_task(self.loop) is None
 
     def check_may_wait(self) -> None:
-        """Refuse to wait in what is no greenlet that can.
+        """Refuse to wait where the running greenlet may not wait.
 
         Raises:
-            RuntimeError: It is the one that runs the loop.
+            RuntimeError: A wait here would stop the event loop.
         """
         if not self.may_wait():
             raise RuntimeError(
                 "psycopg2 would stop the event loop here: "
-                "have what calls it run by `await psycogreen.asyncio.spawn(function, ...)`"
+                "run the code that calls psycopg2 by `await psycogreen.asyncio.spawn(function, ...)`"
             )
 
     def _close(self) -> None:
-        # After a fork they are the parent's; at the interpreter's end they can't run.
+        # After a fork the greenlets are the parent's. While the interpreter finalizes they can't run.
         if not (self.loop.is_running() or os.getpid() != self._pid or sys.is_finalizing()):
             self._end()
             for descriptor in list(self.ended):
@@ -108,7 +111,7 @@ class _LoopState:
         self._close_loop()
 
     def _end(self) -> None:
-        """End all greenlets, as nothing will wake them."""
+        """End all greenlets, because nothing will wake them."""
         self.adopt_greenlet()
         for wakeup in list(self.wakeups.values()):
             wakeup.abandon(self)
@@ -126,14 +129,14 @@ class _LoopState:
             waiter.parent = self.greenlet
             waiter.throw(exc)
         except (GreenletError, ValueError):
-            pass  # left behind in another thread
+            pass  # *waiter* belongs to another thread
         except BaseException as died:
             if died is not exc:
                 _adapter.handle_error(self, died)
 
 
 class _Greenlet(greenlet):  # type: ignore[misc]
-    """What spawn() runs a function in. It keeps the outcome."""
+    """The greenlet in which spawn() runs a function. It keeps the function's result or exception."""
 
     def __init__(self, loop_state: _LoopState, fn: Callable[[], Any]) -> None:
         super().__init__()
@@ -141,13 +144,13 @@ class _Greenlet(greenlet):  # type: ignore[misc]
         self._fn: Callable[[], Any] | None = fn
         self._exception: BaseException | None = None
         self._result: Any = None
-        #: Is done when the function ends; made where that is not at once.
+        #: Done when the function ends. None until spawn() has something to await.
         self.ended: asyncio.Future[None] | None = None
-        # Changes of context variables are seen by both.
+        # The function and its caller see each other's changes of context variables.
         self.gr_context = getcurrent().gr_context
 
     def start(self) -> None:
-        """Begin, in the greenlet that runs the loop."""
+        """Start the function. Call this in the greenlet that runs the event loop."""
         self.parent = self._loop_state.greenlet
         self.switch()
 
@@ -164,7 +167,7 @@ class _Greenlet(greenlet):  # type: ignore[misc]
             self.ended.set_result(None)
 
     def interrupt(self, exc: BaseException) -> None:
-        """Throw *exc* where the function waits; it goes on until it waits again or ends."""
+        """Throw *exc* into the function where it waits. The function then runs until it waits again or ends."""
         loop_state = self._loop_state
         here = getcurrent()
         if here is not loop_state.greenlet:
@@ -187,19 +190,19 @@ class _Greenlet(greenlet):  # type: ignore[misc]
 
 
 def _is_sqlalchemys(waiter: Any) -> bool:
-    # The mark by which SQLAlchemy's await_only() knows its own.
+    # SQLAlchemy's await_only() recognizes SQLAlchemy's greenlets by this attribute.
     return getattr(waiter, "__sqlalchemy_greenlet_provider__", False)
 
 
 class _Wake:
-    """Wakes the greenlet that made it, while that waits; the loop calls it."""
+    """The callback that wakes the greenlet that made it. The event loop calls it."""
 
     def __init__(self, loop_state: _LoopState) -> None:
         self._loop_state = loop_state
         self._greenlet = getcurrent()
 
     def wait(self) -> None:
-        """Wait until it is called."""
+        """Park the greenlet until the event loop calls this object."""
         loop_state, me = self._loop_state, self._greenlet
         loop_state.waiting.add(me)
         try:
@@ -222,14 +225,15 @@ class _Wake:
 
 
 class _Descriptor:
-    """A descriptor that the loop watches, for one wait.
+    """A descriptor that the event loop watches for one wait.
 
-    Under a number of its own: the loop has one reader for each, and that one may
-    be the user's, who listens for notifications.
+    It is a duplicate. An event loop has one reader for each number, and the reader
+    of the original may be the user's, who listens for notifications.
 
-    The loop is told of it in its own greenlet. uvloop's libuv keeps a pointer
-    to its C stack while it calls back, and follows it when it is told something:
-    in another greenlet that stack is somebody else's.
+    add_reader() and remove_reader() are called only in the event loop's own
+    greenlet. While uvloop's libuv runs a callback, it keeps a pointer into the C
+    stack, and add_reader() follows that pointer. In another greenlet, that part of
+    the stack holds something else.
     """
 
     def __init__(self, loop_state: _LoopState, fd: int, state: int, wake: _Wake) -> None:
@@ -251,7 +255,7 @@ class _Descriptor:
             self._wake.throw(exc)
 
     def end(self) -> None:
-        """End the watch, as soon as the loop can."""
+        """End the watch as soon as the event loop can."""
         self._loop_state.ended.add(self)
         if self._loop_state.loop.is_closed():
             self.close()
@@ -270,9 +274,8 @@ class _Descriptor:
 
 
 class _Asyncio:
-    """What the wait loop needs of asyncio."""
+    """The adapter of asyncio: see `psycogreen._adapter`. Its hub is the `_LoopState` of the running event loop."""
 
-    #: The greenlets that may switch to the loop without more ado.
     greenlet_type = _Greenlet
 
     def current(self) -> _LoopState | None:
@@ -286,7 +289,11 @@ class _Asyncio:
         return loop_state
 
     def require_loop(self) -> _LoopState:
-        """Return the running loop, of which the running greenlet may wait for something."""
+        """Return the state of the running event loop.
+
+        Raises:
+            RuntimeError: The running greenlet may not wait.
+        """
         loop_state = self.current()
         assert loop_state is not None
         loop_state.check_may_wait()
@@ -322,7 +329,7 @@ class _Asyncio:
             descriptor.end()
 
     def wait_for(self, loop_state: _LoopState, future: "asyncio.Future[T]") -> T:
-        """Park until *future* is done; return or raise what it has."""
+        """Park until *future* is done; return its result or raise its exception."""
         wake = _Wake(loop_state)
         future.add_done_callback(wake)
         try:
@@ -388,17 +395,19 @@ class _Asyncio:
 
 
 def _switch(loop_state: _LoopState) -> Any:
-    """Switch to the loop; return what the running greenlet is switched back to with."""
+    """Switch to the event loop; return the value with which another greenlet switches back."""
     if _is_sqlalchemys(getcurrent()):
         return _switch_through_sqlalchemy(loop_state)
     return loop_state.greenlet.switch()
 
 
 def _switch_through_sqlalchemy(loop_state: _LoopState) -> Any:
-    """Switch to the loop from a greenlet of SQLAlchemy's, the parent of which awaits what it is switched to with.
+    """Switch to the event loop from a greenlet of SQLAlchemy's.
 
-    Only that parent, which runs in the task, may have the greenlet go on.
-    Whoever else switches to it is switched back to at once, and the task told.
+    The parent of such a greenlet runs in a task. It awaits the object that the
+    greenlet passes to it by switching: here, a `_TaskWakeup`. Only the parent may
+    resume this greenlet. If anything else resumes it, switch back at once and
+    wake the task.
     """
     me = getcurrent()
     wakeup = _TaskWakeup(loop_state.loop)
@@ -427,14 +436,14 @@ def _switch_through_sqlalchemy(loop_state: _LoopState) -> Any:
 
 
 class _TaskWakeup:
-    """The wakeup of a task: what it awaits until it is called."""
+    """An awaitable for one wait of a task. The task goes on after call()."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._called = loop.create_future()
         self._task: Any = asyncio.current_task(loop)
-        #: The task awaits it.
+        #: Whether the task has begun to await it.
         self.is_awaited = False
-        #: The task has gone on, be it that it was called or cancelled.
+        #: Whether the task has gone on: after call(), or because the task was cancelled.
         self.has_come = False
 
     def __await__(self) -> Generator[Any, None, None]:
@@ -445,11 +454,12 @@ class _TaskWakeup:
             self.has_come = True
 
     def call(self) -> None:
+        """Wake the task."""
         if not self._called.done():
             self._called.set_result(None)
 
     def abandon(self, loop_state: _LoopState) -> None:
-        """End the task's coroutine, as the collector would: but that might do so within another greenlet."""
+        """Close the task's coroutine here. The garbage collector might close it within another greenlet."""
         try:
             self._task.get_coro().close()
         except Exception as exc:
@@ -462,8 +472,8 @@ class _Watch:
         self._fd = fd
         self._callback = callback
         self._stopped = False
-        # In the loop's own greenlet: see _Descriptor. And in no context: the
-        # loop would keep that of whoever happens to be the first.
+        # In the event loop's own greenlet: see _Descriptor. And in an empty context:
+        # otherwise the event loop would keep the context of its first wait.
         contextvars.Context().run(loop.call_soon, self._start)
 
     def _start(self) -> None:
@@ -471,7 +481,7 @@ class _Watch:
             self._loop.add_reader(self._fd, self._callback)
 
     def set_ref(self, awaited: bool) -> None:
-        pass  # a loop runs until it is told to stop
+        pass  # an event loop runs on, whether it watches something or not
 
     def stop(self) -> None:
         self._stopped = True
@@ -480,7 +490,7 @@ class _Watch:
 
 
 class _Timeout(BaseException):
-    """Is thrown into the greenlet that is in its block when *seconds* have passed."""
+    """A context manager that throws itself into the greenlet in its block when *seconds* have passed."""
 
     def __init__(self, loop_state: _LoopState, seconds: float) -> None:
         self._loop_state = loop_state
@@ -505,25 +515,27 @@ _adapter = _Asyncio()
 
 
 async def spawn(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run blocking-style code in a greenlet of the running loop.
+    """Run blocking-style code in a greenlet of the running event loop.
 
-    While it waits for PostgreSQL the loop runs on. Everything else must not
-    block: it would block the loop. The code runs in the caller's context, so
-    that each sees the context variables that the other sets. To cancel the
-    task that awaits this throws the CancelledError into the code where it
-    waits, which ends its query in the server and its connection. A
-    cancellation wins over a result that is there but was not yet fetched.
+    The event loop runs on while the code waits for PostgreSQL. Any other blocking
+    call in the code blocks the event loop. The code runs in the caller's context:
+    each sees the context variables that the other sets.
+
+    When the task that awaits this is cancelled, the code gets the CancelledError
+    where it waits. If it waits in a query, the query ends in the server too, and
+    psycopg2 closes the connection. If the code has ended but the task has not yet
+    fetched the result, the task still gets the CancelledError.
 
     Args:
-        fn: The function.
-        args, kwargs: Its arguments.
+        fn: The function to run.
+        args, kwargs: The arguments of *fn*.
 
     Returns:
         What *fn* returned.
 
     Raises:
-        RuntimeError: No loop runs in this thread.
-        BaseException: Whatever *fn* raised.
+        RuntimeError: No event loop runs in this thread.
+        BaseException: What *fn* raised.
     """
     asyncio.get_running_loop()
     loop_state = _adapter.current()
@@ -532,7 +544,7 @@ async def spawn(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     start = None
     if getcurrent() is loop_state.greenlet:
         spawned.start()
-    else:  # an eager task's first step, within another greenlet
+    else:  # the first step of an eager task, which runs within another greenlet
         start = loop_state.loop.call_soon(loop_state.call, spawned.start)
     while not spawned.dead:
         spawned.ended = loop_state.loop.create_future()
@@ -543,7 +555,7 @@ async def spawn(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
                 start.cancel()
             if spawned.dead or not spawned:
                 raise
-            if isinstance(exc, GeneratorExit):  # close(): nobody waits any more
+            if isinstance(exc, GeneratorExit):  # from the coroutine's close(), so nobody awaits the result
                 spawned.interrupt(GreenletExit())
                 raise
             spawned.interrupt(exc)
@@ -556,7 +568,7 @@ def asyncio_wait_callback(conn: Any, timeout: float | None = None) -> None:
     """Wait until psycopg2's connection *conn* is done; let the event loop run.
 
     psycopg2 calls it: see "Support for coroutine libraries" in its
-    documentation. In a thread in which no loop runs, it waits alone.
+    documentation. A thread in which no event loop runs waits alone.
 
     Args:
         conn: The connection that waits.
@@ -564,7 +576,7 @@ def asyncio_wait_callback(conn: Any, timeout: float | None = None) -> None:
             for no limit. Use it through ``functools.partial``.
 
     Raises:
-        RuntimeError: There is no greenlet here that could wait: see `spawn`.
+        RuntimeError: A wait here would stop the event loop: see `spawn`.
         TimeoutError: A wait took longer than *timeout*.
         psycopg2.Error: The query, the connection or the poll failed.
     """
@@ -573,17 +585,16 @@ def asyncio_wait_callback(conn: Any, timeout: float | None = None) -> None:
 def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
     """Make psycopg2 cooperate with asyncio, for the whole process.
 
-    Whatever then calls psycopg2 in a thread that runs an event loop is to be
-    run by `spawn`. Undo it with
-    ``psycopg2.extensions.set_wait_callback(None)``.
+    From then on, code that calls psycopg2 in a thread with a running event loop must
+    run in `spawn`. Undo it with ``psycopg2.extensions.set_wait_callback(None)``.
 
     Args:
-        connections: Have ``psycopg2.connect()`` hand out connections that no
-            call on them can make stop the loop, and whose queries end in the
-            server too when their task is cancelled. False registers the wait
-            callback alone.
-        cancel: Have the server cancel the query of such a connection when an
-            exception ends the wait for it.
+        connections: Make ``psycopg2.connect()`` return green connections: no call
+            on them stops the event loop, and when a task is cancelled in a query,
+            the query ends in the server too. False registers the wait callback
+            alone.
+        cancel: Ask the server to cancel the query of a green connection when an
+            exception ends the wait for the query.
 
     Raises:
         ImportError: psycopg2 is not installed or has no wait callbacks.
