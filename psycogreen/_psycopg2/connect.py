@@ -1,10 +1,10 @@
 """Connecting without stopping the hub, with the outcome of blocking libpq.
 
-When libpq connects in non-blocking mode it leaves two things to its caller:
-to resolve names beforehand, and to give up on an address after
-connect_timeout. So names are resolved here, and libpq is handed one address
-after the other, each under a limit of the hub's. What a failure means, try
-the next or stop, is still libpq's to say.
+In non-blocking mode libpq leaves two things to its caller: to resolve names
+beforehand, and to give up on an address after connect_timeout (libpq's
+documentation, PQconnectPoll). So this module resolves names through the hub, and
+gives libpq one address after the other, each under a timeout of the hub's. Whether a
+failure means "try the next" or "stop" is still libpq's decision.
 """
 
 import _socket
@@ -23,34 +23,34 @@ from psycogreen._adapter import Adapter
 from psycogreen._libpq.conninfo import Host, add_direct, connect_timeout, direct_timeout, hosts, parameters
 from psycogreen._waiting import WaitTimeout
 
-# Handed to libpq as second host wherever we have more to try. Nothing connects
-# to the broadcast address, so it fails at once; that libpq came to it at all
-# says that it would have tried the next, as it would not after a wrong password.
+# The second host in each DSN for libpq, where another address remains to be tried.
+# A connect to the broadcast address fails at once. If libpq has tried it, then
+# libpq would have tried the next address. After a wrong password it does not.
 SENTINEL_HOST = Host("", "255.255.255.255", "1")
 
-# The parameters that are not handed to libpq as the user gave them.
+# The parameters that connect() changes before libpq gets them.
 _REWRITTEN = ("host", "hostaddr", "port", "target_session_attrs", "load_balance_hosts")
 
 _psycopg: Any = extensions.connection
 
 
 class _Request(NamedTuple):
-    """What the user asked for, where libpq was asked for something else."""
+    """The user's parameters beside those that libpq got. Both DSNs are without the password, as psycopg2 shows them."""
 
-    libpq_dsn: str  # as psycopg2 shows it, without the password
-    dsn: str  # the same
-    parameters: dict[str, str]  # those in _REWRITTEN
+    libpq_dsn: str
+    dsn: str
+    parameters: dict[str, str]  # the user's; only those in _REWRITTEN matter
 
 
-# The request for which this greenlet connects. A user's class may look at the
-# connection before connect() has it.
+# The request for which this greenlet connects. The constructor of a user's class may
+# read the parameters before connect() can store the request in the connection.
 _current_request: contextvars.ContextVar[_Request | None] = contextvars.ContextVar(
     "psycogreen_connect_request", default=None
 )
 
 
 class Connecting(_psycopg):  # type: ignore[misc]
-    """Mixin of the green connection: it shows the parameters that the user asked for."""
+    """Mixin of the green connection: it shows the user's parameters in place of those that libpq got."""
 
     __slots__ = ()
 
@@ -58,7 +58,7 @@ class Connecting(_psycopg):  # type: ignore[misc]
 
     def _green_requested(self) -> _Request | None:
         request = self._green_request or _current_request.get()
-        # Another connection is made in the constructor of this one, maybe.
+        # The DSNs differ where the constructor of a user's class makes another connection.
         return request if request and request.libpq_dsn == _psycopg.dsn.__get__(self) else None
 
     @property
@@ -85,7 +85,7 @@ class Connecting(_psycopg):  # type: ignore[misc]
 
 
 class _ConnectionInfo(extensions.ConnectionInfo):  # type: ignore[misc]
-    """psycopg2's, with the parameters that the user asked for."""
+    """psycopg2's ConnectionInfo with the user's parameters."""
 
     def __init__(self, connection: Connecting) -> None:
         super().__init__(connection)
@@ -108,11 +108,11 @@ def _as_requested(parameters: dict[str, str], request: _Request | None) -> dict[
 
 
 class _TryNextAddress(Exception):
-    """The address can't be connected to, or did not answer in time."""
+    """Connecting to the address failed or timed out: libpq would try the next address."""
 
 
 class _TryNextHost(Exception):
-    """The server is not one that is wanted, or not yet ready; what else bears its name is not tried."""
+    """The server is not of the wanted kind or not ready: libpq would skip its other addresses."""
 
 
 def connect(adapter: Adapter, make: Callable[[str], Any], dsn: str) -> Any:
@@ -120,22 +120,22 @@ def connect(adapter: Adapter, make: Callable[[str], Any], dsn: str) -> Any:
 
     See libpq's documentation, "Parameter Key Words", for connect_timeout,
     target_session_attrs and load_balance_hosts. connect_timeout is rounded as
-    the libpq does that psycopg2 uses; here it is for psycopg2's own queries on
-    the new connection, too.
+    psycopg2's libpq rounds it. Unlike libpq's, it covers psycopg2's own queries on
+    the new connection too.
 
     Args:
         adapter: The coroutine library.
-        make: Makes psycopg2's connection for a DSN, through the wait callback.
-            It is called for one address after the other. When it fails it
-            leaves nothing open.
-        dsn: The connection string, keywords of psycopg2.connect() included.
+        make: A function that makes psycopg2's connection for a DSN, through the
+            wait callback. It is called for one address after the other, and must
+            leave nothing open when it fails.
+        dsn: The connection string, with the keywords of psycopg2.connect().
 
     Returns:
         What *make* returned.
 
     Raises:
-        psycopg2.OperationalError: None of the hosts could be connected to; the
-            message tells of each.
+        psycopg2.OperationalError: No host accepted the connection. The message
+            names each attempt.
     """
     try:
         seconds = direct_timeout(dsn)
@@ -146,7 +146,7 @@ def connect(adapter: Adapter, make: Callable[[str], Any], dsn: str) -> Any:
     used = parameters(dsn)
     listed_hosts = hosts(used) if used else None
     if not used or not listed_hosts:
-        return make(dsn)  # libpq refuses it, and says why
+        return make(dsn)  # libpq refuses the DSN with its own message
     try:
         seconds = connect_timeout(used)
     except ValueError as exc:
@@ -155,7 +155,7 @@ def connect(adapter: Adapter, make: Callable[[str], Any], dsn: str) -> Any:
     prefer_standby = used.get("target_session_attrs") == "prefer-standby"
     first = listed_hosts[0]
     if len(listed_hosts) == 1 and not (balance or prefer_standby or first.is_name):
-        if "service" not in used:  # it may change
+        if "service" not in used:  # the service file may change
             add_direct(dsn, seconds)
         return _attempt_direct(adapter, make, dsn, seconds)
 
@@ -174,7 +174,7 @@ def connect(adapter: Adapter, make: Callable[[str], Any], dsn: str) -> Any:
     for i, (host, changes) in enumerate(attempts, 1):
         try:
             addresses = _resolve(adapter, host)
-        except (_socket.gaierror, UnicodeError) as exc:  # a UnicodeError where IDNA can't encode the name
+        except (_socket.gaierror, UnicodeError) as exc:  # UnicodeError: IDNA can't encode the name
             why = getattr(exc, "strerror", None) or exc
             errors += f'could not translate host name "{host.host}" to address: {why}\n'
             continue
@@ -206,11 +206,11 @@ def connect(adapter: Adapter, make: Callable[[str], Any], dsn: str) -> Any:
 
 
 def _resolve(adapter: Adapter, host: Host) -> list[Host]:
-    """Return *host* once for each of its addresses, in the resolver's order."""
+    """Return one `Host` for each address of *host*, in the resolver's order."""
     if not host.is_name:
         return [host]
     if adapter.current() is None:
-        # The module below socket, which is never monkey-patched.
+        # Monkey-patching replaces socket.getaddrinfo(), but not this one.
         answers = _socket.getaddrinfo(host.host, None, type=_socket.SOCK_STREAM)
     else:
         answers = adapter.getaddrinfo(host.host)
@@ -224,14 +224,14 @@ def _numeric(host: str, port: int, flow: int = 0, scope: int = 0) -> str:
 def _dsn(dsn: str, changes: dict[str, str], address: Host, more: bool) -> str:
     listed = [address, SENTINEL_HOST] if more else [address]
     for name in "host", "hostaddr", "port":
-        # Empty ones too: they keep out what is in the environment.
+        # Also empty values: they override the environment.
         changes = changes | {name: ",".join(getattr(one, name) for one in listed)}
     changed: str = extensions.make_dsn(dsn, **changes)
     return changed
 
 
 def _attempt_direct(adapter: Adapter, make: Callable[[str], Any], dsn: str, seconds: int | None) -> Any:
-    """Connect to the only host of *dsn*, which libpq itself finds."""
+    """Connect with *dsn* as it is: it has a single host, which needs no resolving."""
     try:
         return _attempt(adapter, make, dsn, None, seconds)
     except _TryNextAddress as exc:
@@ -239,11 +239,14 @@ def _attempt_direct(adapter: Adapter, make: Callable[[str], Any], dsn: str, seco
 
 
 def _attempt(adapter: Adapter, make: Callable[[str], Any], dsn: str, address: Host | None, seconds: int | None) -> Any:
-    """Connect with *dsn*, whose only host is *address*; None: the one that libpq finds.
+    """Connect with *dsn* to *address*, within *seconds* if that is not None.
+
+    *address* is the first host in *dsn*. It may be None where *dsn* has a single
+    host: then it is looked up only for an error message.
 
     Raises:
         _TryNextAddress, _TryNextHost: It failed, and libpq would go on.
-        psycopg2.OperationalError: It failed, and libpq would not.
+        psycopg2.OperationalError: It failed, and libpq would stop.
     """
     if seconds is None:
         try:
@@ -269,24 +272,26 @@ def _only_host(dsn: str) -> Host:
 
 
 def _raise_as_blocking(exc: Exception, dsn: str, address: Host) -> NoReturn:
-    """Raise *exc*, of an attempt to connect to *address*, as it is where libpq blocks.
+    """Raise the error of an attempt to connect to *address*, with the message of blocking libpq.
+
+    *exc* is the error that non-blocking libpq gave.
 
     Raises:
         _TryNextAddress, _TryNextHost: libpq would go on.
-        psycopg2.OperationalError: It would not.
+        psycopg2.OperationalError: libpq would stop.
     """
     error = str(exc)
     if getattr(exc, "pgcode", None):
-        raise exc  # libpq was done: it is about a query of psycopg2's
+        raise exc  # libpq had connected: a query of psycopg2's failed
     sentinel_report = _sentinel_report(dsn)
-    # The server's words may hold any address, but libpq writes the sentinel's
-    # report, and writes it last.
+    # A server's message may contain any address, but only libpq's report about the
+    # sentinel comes last.
     went_on = SENTINEL_HOST.hostaddr in dsn and sentinel_report and error.endswith(sentinel_report)
     if went_on:
         error = error.removesuffix(sentinel_report)
     error = _as_blocking(error, address, refused=not sentinel_report)
     if went_on:
-        # libpq gives the system's error where it could not connect.
+        # Where libpq could not connect, its report ends with the system's error.
         unreachable = any(line.endswith(_system_errors()) for line in error.splitlines())
         raise (_TryNextAddress if unreachable else _TryNextHost)(error) from None
     if error != str(exc):
@@ -300,7 +305,7 @@ def _system_errors() -> tuple[str, ...]:
 
 
 def _without_password(dsn: str) -> str:
-    # psycopg2 writes it the same way.
+    # psycopg2 hides the password in the same way.
     hidden: str = extensions.make_dsn(dsn, password="xxx") if "password" in extensions.parse_dsn(dsn) else dsn
     return hidden
 
@@ -310,35 +315,35 @@ def _report(address: Host, why: str) -> str:
 
 
 def _as_blocking(error: str, address: Host, refused: bool) -> str:
-    """Return libpq's *error* about *address* as it is where libpq blocks.
+    """Return the message of blocking libpq for non-blocking libpq's *error* about *address*.
 
-    *refused*: libpq found fault with the parameters.
+    *refused*: libpq refused the parameters and did not try to connect.
     """
     import re
 
-    # The first in quotes on a line: what comes later may be the server's words.
+    # Only the first quoted text of a line: a later one may be part of a server's message.
     if address.is_socket:
         named = f"({re.escape(str(address).partition(' ')[2])})"
     else:
         named = f'("{re.escape(address.hostaddr or address.host)}")(?=[^"\n]*{address.port})'
     named = f'(?m)^([^"\n]*){named}'
     if not refused and not re.match(named, error):
-        # psycopg2 makes the connection non-blocking once it has begun, and
-        # there libpq drops the words with which it had begun its report.
+        # libpq begins its report in PQconnectStart(). Then psycopg2 makes the
+        # connection non-blocking, and libpq drops that beginning.
         error = f"connection to server {address} failed: {error}"
     if address.resolved:
-        # libpq knows of the address alone.
+        # libpq got the address without the name.
         error = re.sub(named, lambda match: f'{match[1]}"{address.host}" ({address.hostaddr})', error)
     return error
 
 
 def _sentinel_report(dsn: str) -> str:
-    """Return libpq's words for the sentinel; nothing if it finds fault with the other parameters of *dsn*."""
+    """Return libpq's report about the sentinel, or "" if libpq refuses other parameters of *dsn*."""
     try:
         extensions.connection(_dsn(dsn, {}, SENTINEL_HOST, False), async_=1)
     except psycopg2.Error as exc:
         report = str(exc)
-        # Else it is about a parameter, whatever that is.
+        # Without a system's error, the report is about a parameter.
         tried = any(line.endswith(_system_errors()) for line in report.splitlines())
         return report if tried and SENTINEL_HOST.hostaddr in report else ""
     raise AssertionError("connected to the broadcast address")
