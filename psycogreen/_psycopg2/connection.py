@@ -1,9 +1,8 @@
-"""What a green connection adds to psycopg2's.
+"""The green connection: what it adds to psycopg2's.
 
-Mixins (connecting, large objects) are bases of GreenConnection, before
-psycopg2's class: they override its methods by their names, reach the next one
-by super(), and set ``__slots__ = ()``. See _psycopg2/factories.py for the classes that
-users bring.
+GreenConnection inherits from mixins (connecting, large objects) before it inherits
+from psycopg2's class. A mixin overrides psycopg2's methods, calls them by super(),
+and sets ``__slots__ = ()``. ``factories.py`` makes users' own classes green.
 """
 
 import contextlib
@@ -30,7 +29,7 @@ from psycogreen._waiting import POLL_READWRITE
 
 _psycopg: Any = extensions.connection
 _cursor = _psycopg.cursor
-# Called by these names, which takes a fraction of what super() does.
+# Bound here: a call by these names takes a fraction of the time of super().
 _commit, _rollback, _exit = _psycopg.commit, _psycopg.rollback, _psycopg.__exit__
 
 
@@ -75,27 +74,27 @@ def _guarded_setter(name: str) -> property:
 
 
 class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
-    """psycopg2's connection, in which no call can stop the hub.
+    """psycopg2's connection, except that no call stops the hub.
 
-    While a greenlet waits in a query, psycopg2 holds a mutex which nearly all
-    methods ask for, and which would never be given back to a greenlet of the
-    same thread. Those methods raise ProgrammingError instead; close() ends
-    the query.
+    While a greenlet waits in a query, psycopg2 holds the connection's mutex. Nearly
+    all methods lock that mutex, and would block their thread for ever if the waiting
+    greenlet is of the same thread. Here those methods raise ProgrammingError instead,
+    and close() ends the query.
     """
 
-    # No __slots__: a COPY stands in for _green_poll, in the object itself.
+    # Without __slots__, because a COPY sets _green_poll in the object.
 
-    # The adapter of the registered callback, and its user's choice.
+    # The adapter of the registered callback, and the argument *cancel* of make_psycopg_green().
     _green_adapter: ClassVar[Adapter]
     _green_cancel: ClassVar[bool]
 
-    # Whether close() has thrown a greenlet out of a query. Where user code
-    # runs inside the wait, in a COPY, it may have caught that.
+    # Whether close() has thrown a greenlet out of a query. In a COPY the user's code
+    # runs inside the wait, and may catch that exception.
     _green_evicted = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        # Not in __init__(), which a user's class may leave out; and not by
-        # `self.`, where its own attribute may have the name.
+        # Not in __init__(), because a user's class may not call it. Not through
+        # `self`, because a user's class may have an attribute of that name.
         self = super().__new__(cls, *args, **kwargs)
         _psycopg.cursor_factory.__set__(self, DefaultCursor)
         return self
@@ -104,11 +103,11 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
         try:
             super().__init__(*args, **kwargs)
         except BaseException:
-            # The exception's traceback refers to this object, for who knows how long.
+            # The exception's traceback may keep this object for long.
             super().close()
             raise
 
-    # These two, which all code calls, without the cost of passing arguments on.
+    # Not through _guarded(): these two are called most, and passing on arguments costs time.
     def commit(self) -> None:
         """See psycopg2.
 
@@ -144,33 +143,32 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
     readonly = _guarded_setter("readonly")
     deferrable = _guarded_setter("deferrable")
 
-    # psycopg2's poll() takes the answer that it finds, whoever waits for it:
-    # the greenlet that does would wait for ever. The wait loop calls the
-    # unguarded one.
+    # psycopg2's poll(), for the wait loop. It takes any answer that has come: called by
+    # another greenlet, it would leave the one in the query waiting for ever.
     _green_poll = _psycopg.poll
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if cls.poll is not GreenConnection.poll:
-            cls._green_poll = cls.poll  # a user's class knows why
+            cls._green_poll = cls.poll  # a user's class has overridden poll()
 
     def poll(self) -> int:
         """See psycopg2.
 
-        While another greenlet waits in a query, that one reads from the socket.
-        It also collects the notifications; so this only lets it go on.
+        While another greenlet waits in a query, that greenlet reads from the socket and
+        collects the notifications. Then this method only lets that greenlet run.
         """
         other = holder(self)
         if other is not None and other is not _waiters.getcurrent():
             adapter = self._green_adapter
             current = adapter.current()
             if current is not None and _waiters.getcurrent() is not adapter.greenlet(current):
-                for _ in range(2):  # what woke this greenlet has woken that one too
+                for _ in range(2):  # the data that woke this greenlet also wake *other*: let it read them
                     if holder(self) is not None:
                         adapter.pause()
             if holder(self) is not None:
                 return int(extensions.POLL_OK)
-        # A wait callback that is not ours calls this one, also during a COPY.
+        # During a COPY, _green_poll is in the object. Another library's wait callback calls poll() then.
         step = vars(self).get("_green_poll", super().poll)
         state: int = step()
         if (
@@ -182,14 +180,14 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
         return extensions.POLL_WRITE if state == POLL_READWRITE else state
 
     def _green_leave_copy(self) -> bool:
-        """Leave the COPY that ended the wait for a query; return whether there is more to wait for.
+        """If a query's wait ended because the query is a COPY, leave that COPY; return whether the wait goes on.
 
-        The wait loop calls it, for psycopg2 does not end a COPY that execute() refuses.
+        The wait loop calls this, because psycopg2 does not end a COPY that execute() refuses.
         """
         try:
             more = in_copy(self)
         except psycopg2.NotSupportedError:
-            # psycopg2 closes the connection, which is of no more use.
+            # The COPY can't be ended, so this error makes psycopg2 close the connection.
             raise psycopg2.ProgrammingError("can't execute COPY: use the copy_expert() method instead") from None
         if more:
             self._green_poll = leave_copy(self).__next__
@@ -205,7 +203,12 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
         return ctypes.cast(function, ctypes.c_void_p).value or 0
 
     def close(self) -> None:
-        """Close the connection; a greenlet in a query on it gets InterfaceError at once."""
+        """Close the connection. A greenlet in a query on it gets InterfaceError at once.
+
+        Raises:
+            psycopg2.ProgrammingError: A native thread without a hub waits for a query,
+                and a signal handler of that thread called this.
+        """
         adapter = self._green_adapter
         while (other := holder(self)) is not None:
             current = adapter.current()
@@ -217,13 +220,15 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
                 )
             elif here is adapter.greenlet(current):
                 self._green_evict(other)
-                # In a signal handler the hub may sleep: what *other* has scheduled is due.
+                # This may be a signal handler in a hub that sleeps. *other* may have
+                # scheduled something, so wake the hub; int() is a call without effect.
                 adapter.call_soon(current, int)
-                if holder(self) is other:  # it goes on when its task does
+                if holder(self) is other:  # a greenlet of SQLAlchemy's leaves only when its task goes on
                     adapter.call_soon(current, self.close)
                     return
             elif here is other:
-                # As above; but here the hub can do it as soon as this greenlet waits.
+                # A signal handler interrupted the wait for the query. The hub closes the
+                # connection as soon as this greenlet parks again.
                 adapter.call_soon(current, self.close)
                 return
             else:
@@ -232,7 +237,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
         super().close()
 
     def _green_evict(self, other: Any) -> None:
-        """Have *other* leave its query; in the hub's greenlet."""
+        """Throw *other* out of its query. Call this in the hub's greenlet."""
         can_throw_into = getattr(self._green_adapter, "can_throw_into", None)
         if holder(self) is other and (can_throw_into is None or can_throw_into(self._green_adapter.current(), other)):
             self._green_evicted = True
@@ -244,18 +249,15 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
         try:
             _exit(self, exc_type, exc, traceback)
         except psycopg2.InterfaceError:
-            # psycopg2 closed the connection when the exception ended the wait
-            # for a query, so there is nothing to roll back. Do not hide a
-            # kill or a timeout behind that.
+            # *exc* ended the wait for a query, and psycopg2 closed the connection. So
+            # nothing is left to roll back, and *exc* (a kill or a timeout) goes on
+            # instead of this error.
             if exc is None or isinstance(exc, psycopg2.Error) or not self.closed:
                 raise
 
     @staticmethod
     def _green_wrappers(factory: type) -> dict[str, Any]:
-        """Return what the green class for *factory* puts in the place of the methods of *factory*.
-
-        These may call psycopg2's by their full name.
-        """
+        """Return wrappers, by name, for the methods of *factory*, which may call psycopg2's class by its full name."""
         wrappers = {
             name: _check_free_before(method, name)
             for name in _GUARDED_METHODS
@@ -272,7 +274,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
         return wrappers
 
     def _green_adopt(self) -> None:
-        """Add what a connection lacks that was made without our methods, or without a wait callback."""
+        """Complete a connection whose factory may have called psycopg2's class directly or without a wait callback."""
         if extensions.get_wait_callback() is None:
             with contextlib.suppress(psycopg2.NotSupportedError):
                 libpq().PQsetnonblocking(self.pgconn_ptr, 1)
@@ -281,11 +283,11 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
             green = DefaultCursor if factory is None else green_factory(factory, GreenCursor)
             _psycopg.cursor_factory.__set__(self, green)
 
-    # psycopg2's own attribute holds the green factory, because its cursor()
-    # reads it; users see the factory that they set.
+    # psycopg2's cursor() reads psycopg2's own attribute, so that holds the green
+    # factory. This property shows the factory that the user set.
     @property
     def cursor_factory(self) -> Any:
-        """The factory that cursor() uses if it is not told another, or None."""
+        """The factory that cursor() uses by default, or None."""
         return original_factory(_psycopg.cursor_factory.__get__(self))
 
     @cursor_factory.setter
@@ -299,14 +301,14 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
         """See psycopg2."""
         if cursor_factory is None:
             if name is None and withhold is False and scrollable is None:
-                # This way it takes a third of what parsing the arguments twice would.
+                # A call without arguments takes a third of the time.
                 return _cursor(self)
         else:
             cursor_factory = green_factory(cursor_factory, GreenCursor)
         return _cursor(self, name, cursor_factory, withhold, scrollable)
 
     def cancel(self) -> None:
-        """Have the server cancel the current query, without stopping the hub.
+        """Ask the server to cancel the current query, without stopping the hub.
 
         Raises:
             psycopg2.InterfaceError: The connection is closed.
@@ -325,9 +327,9 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
             super().cancel()
 
     def _green_interrupted(self) -> None:
-        """Called by the wait loop when an exception is about to end the wait."""
+        """Ask the server to cancel the query. The wait loop calls this before an exception ends the wait."""
         self.__dict__.pop("_green_poll", None)
-        # Neither during a connect nor after the loss of the connection.
+        # While connecting, and after the connection is lost, the status is another.
         if self._green_cancel and self.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE:
             cancel.cancel_and_abandon(self, self._green_adapter)
 
@@ -356,10 +358,10 @@ def green_connection_factory(factory: Any) -> Any:
 
 
 def green_encrypt_password(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what stands in for psycopg2.extensions.encrypt_password(), whose *original* it calls.
+    """Return the replacement of psycopg2.extensions.encrypt_password(), which calls *original*.
 
-    psycopg2's asks the server for the default algorithm with libpq's blocking
-    call, which also takes the answer of a query under way.
+    psycopg2's own function asks the server for the default algorithm through a blocking
+    call of libpq, which also takes the answer of a query under way.
     """
 
     def encrypt_password(password: Any, user: Any, scope: Any = None, algorithm: Any = None) -> Any:
@@ -386,7 +388,7 @@ def green_encrypt_password(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _unwrapped(proxy: Any) -> Any:
-    """Return psycopg2's object inside the proxies of tracing libraries, which claim to be of its class."""
+    """Return psycopg2's object in *proxy*: tracing libraries wrap it in proxies that pass isinstance()."""
     while not issubclass(type(proxy), (extensions.connection, extensions.cursor)) and hasattr(proxy, "__wrapped__"):
         proxy = proxy.__wrapped__
     return proxy
