@@ -25,10 +25,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from xml.etree import ElementTree
 
 from support.postgres import server, system_server
@@ -90,7 +92,36 @@ def combinations(core: bool, pure_only: bool, everything: bool) -> list[tuple[st
     return runs
 
 
-def run(title: str, environment: dict[str, str], arguments: list[str], cache: Path) -> Result:
+class Servers(ExitStack):
+    """The servers that the environment does not name: a set for each of the runs side by side.
+
+    They are not shared, because some tests end all sessions of theirs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._idle: SimpleQueue[dict[str, str]] = SimpleQueue()
+
+    @contextmanager
+    def borrowed(self) -> Iterator[dict[str, str]]:
+        """Yield the variables that name a set of servers, which no other run uses until the end of the block."""
+        try:
+            variables = self._idle.get_nowait()
+        except Empty:
+            variables = self._start()
+        yield variables
+        self._idle.put(variables)
+
+    def _start(self) -> dict[str, str]:
+        variables = {}
+        if not os.environ.get("PSYCOGREEN_TEST_DSN"):
+            variables["PSYCOGREEN_TEST_DSN"] = self.enter_context(server())
+        if not os.environ.get("PSYCOGREEN_TEST_TLS_DSN") and system_server():
+            variables["PSYCOGREEN_TEST_TLS_DSN"] = self.enter_context(server("--tls"))
+        return variables
+
+
+def run(title: str, environment: dict[str, str], arguments: list[str], cache: Path, servers: Servers) -> Result:
     """Run pytest, print what it printed, and return what it reported."""
     started = time.monotonic()
     report = cache / "report.xml"
@@ -99,16 +130,10 @@ def run(title: str, environment: dict[str, str], arguments: list[str], cache: Pa
     command += ["-o", "junit_family=xunit1", f"--junitxml={report}", *arguments]
     if not any(Path(argument.partition("::")[0]).exists() for argument in arguments):
         command.append(str(TESTS))
-    with ExitStack() as servers:
-        # Its own: some tests end all sessions of theirs.
-        environment = {**os.environ, **environment}
-        if not os.environ.get("PSYCOGREEN_TEST_DSN"):
-            environment["PSYCOGREEN_TEST_DSN"] = servers.enter_context(server())
-        if not os.environ.get("PSYCOGREEN_TEST_TLS_DSN") and system_server():
-            environment["PSYCOGREEN_TEST_TLS_DSN"] = servers.enter_context(server("--tls"))
+    with servers.borrowed() as variables:
         done = subprocess.run(
             command,
-            env=environment,
+            env={**os.environ, **variables, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -148,13 +173,15 @@ def read(report: Path, status: int) -> Result:
     return result
 
 
-def repeat(title: str, environment: dict[str, str], arguments: list[str], cache: Path, first: Result) -> set[str]:
+def repeat(
+    title: str, environment: dict[str, str], arguments: list[str], cache: Path, servers: Servers, first: Result
+) -> set[str]:
     """Run again what failed in the *first* run, which is corrected; return the tests that passed only now.
 
     Runs side by side take each other's time. What fails for that reason passes
     alone; what is broken fails again.
     """
-    again = run(f"{title}: what failed, alone", environment, [*arguments, "--lf"], cache)
+    again = run(f"{title}: what failed, alone", environment, [*arguments, "--lf"], cache, servers)
     flaky = first.failed - again.failed
     if first.complete:
         first.passed += len(flaky)
@@ -190,12 +217,12 @@ def main() -> int:
         if not runs:
             parser.error(f"no run of the title {options.only!r} is among {titles}")
     flaky = []
-    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.jobs) as pool:
+    with tempfile.TemporaryDirectory() as scratch, Servers() as servers, ThreadPoolExecutor(options.jobs) as pool:
         caches = [Path(scratch) / str(n) for n in range(len(runs))]
         for cache in caches:
             cache.mkdir()
         jobs = [
-            (title, environment, ["-m", marks, *arguments], cache)
+            (title, environment, ["-m", marks, *arguments], cache, servers)
             for (title, environment, marks), cache in zip(runs, caches, strict=True)
         ]
         results = list(pool.map(lambda job: run(*job), jobs))
