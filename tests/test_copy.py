@@ -6,6 +6,7 @@ import psycopg2
 import psycopg2.extras
 import pytest
 from psycopg2 import errors, extensions, sql
+from support.server_state import blocking
 
 TABLE = "CREATE TEMPORARY TABLE items (id int PRIMARY KEY, name text CHECK (name <> 'bad'))"
 ROWS = b"1\tone\n2\ttwo\n3\tthree\n"
@@ -442,16 +443,12 @@ def test_two_copies_in_a_statement_are_refused(hub, connect):
 def test_without_a_wait_callback_psycopg2_copies(hub, connect):
     connection = connect()
     prepared(connection)
-    callback = extensions.get_wait_callback()
-    extensions.set_wait_callback(None)
-    try:
+    with blocking():
         cursor = connection.cursor()
         cursor.copy_from(io.BytesIO(ROWS), "items")
         assert (cursor.rowcount, cursor.statusmessage) == (3, "")
         with pytest.raises(errors.UndefinedTable):
             cursor.copy_to(io.BytesIO(), "nix")
-    finally:
-        extensions.set_wait_callback(callback)
 
 
 def test_a_thread_without_a_hub_copies(hub, connect):

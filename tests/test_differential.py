@@ -19,7 +19,7 @@ import psycopg2
 import pytest
 from hubs.contract import Hub
 from psycopg2 import extensions, extras, sql
-from psycopg2.extensions import get_wait_callback, set_wait_callback
+from support.server_state import blocking
 
 PREPARED = """
     SET client_min_messages TO warning;
@@ -691,16 +691,6 @@ def accepted(name: str, blocking: Any, green: Any) -> tuple[Any, Any]:
     return [outcome, state | reasons], [green_outcome, green_state | reasons]
 
 
-@contextlib.contextmanager
-def paused() -> Iterator[None]:
-    callback = get_wait_callback()
-    set_wait_callback(None)
-    try:
-        yield
-    finally:
-        set_wait_callback(callback)
-
-
 def run(connect: Callable[[], Any], steps: list[Step]) -> list[Any]:
     connection = connect()
     with contextlib.closing(connection):
@@ -711,9 +701,9 @@ def run(connect: Callable[[], Any], steps: list[Step]) -> list[Any]:
 @pytest.mark.parametrize("name", CASES)
 def test_green_does_what_blocking_does(name: str, hub: Hub, green: None, dsn: str) -> None:
     steps = CASES[name]
-    with paused():
-        blocking = run(lambda: extensions.connection(dsn), steps)
-    mine = hub.run(run, lambda: psycopg2.connect(dsn), steps)
-    for number, (expected, found) in enumerate(zip(blocking, mine, strict=True)):
-        expected, found = accepted(name, expected, found)
-        assert found == expected, f"step {number} of {name}"
+    with blocking():
+        blocked = run(lambda: extensions.connection(dsn), steps)
+    waited = hub.run(run, lambda: psycopg2.connect(dsn), steps)
+    for number, (expected, seen) in enumerate(zip(blocked, waited, strict=True)):
+        expected, seen = accepted(name, expected, seen)
+        assert seen == expected, f"step {number} of {name}"

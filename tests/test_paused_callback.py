@@ -1,14 +1,12 @@
 """The wait callback is taken away for a while and put back, as people did to copy."""
 
-import contextlib
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg2
 import pytest
 from hubs.contract import Hub
-from psycopg2.extensions import get_wait_callback, set_wait_callback
+from support.server_state import blocking
 
 from psycogreen._psycopg2.connection import GreenConnection
 
@@ -16,20 +14,10 @@ from psycogreen._psycopg2.connection import GreenConnection
 BIG = b"0123456789" * 1_000_000
 
 
-@contextlib.contextmanager
-def paused() -> Iterator[None]:
-    callback = get_wait_callback()
-    set_wait_callback(None)
-    try:
-        yield
-    finally:
-        set_wait_callback(callback)
-
-
 def test_large_object_from_before_the_pause_works_in_it_and_after(hub: Hub, connect: Any, tmp_path: Any) -> None:
     connection = connect()
     whole = hub.run(connection.lobject, 0, "wb")
-    with paused():
+    with blocking():
         assert whole.write(BIG) == len(BIG)
         assert whole.seek(0) == 0
         assert whole.read() == BIG
@@ -43,7 +31,7 @@ def test_large_object_from_before_the_pause_works_in_it_and_after(hub: Hub, conn
 
 def test_large_object_from_the_pause_is_green_after_it(hub: Hub, connect: Any) -> None:
     connection = connect()
-    with paused():
+    with blocking():
         whole = connection.lobject(0, "wb")
         whole.write(BIG)
     with hub.ticker(0.005) as ticker:
@@ -54,7 +42,7 @@ def test_large_object_from_the_pause_is_green_after_it(hub: Hub, connect: Any) -
 
 
 def test_connection_from_the_pause_is_green_after_it(hub: Hub, connect: Any) -> None:
-    with paused():
+    with blocking():
         connection = connect()
         cursor = connection.cursor()
         cursor.execute("CREATE TEMPORARY TABLE items (text text)")
@@ -76,6 +64,6 @@ def test_connection_from_the_pause_is_green_after_it(hub: Hub, connect: Any) -> 
 
 def test_cancel_in_the_pause_works(hub: Hub, connect: Any) -> None:
     connection = connect()
-    with paused():
+    with blocking():
         hub.run(connection.cancel)
     assert hub.run(connection.cursor().execute, "SELECT 1") is None
