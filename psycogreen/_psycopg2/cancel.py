@@ -1,8 +1,8 @@
 """Asking the server to cancel a query, without stopping the hub.
 
-From libpq 17 on the request is made with its non-blocking functions, and is
-encrypted if the connection is (libpq's documentation, "Canceling Queries in
-Progress"). An older libpq can only block: then a native thread asks.
+libpq 17 and later have non-blocking functions for the request, and encrypt it if
+the connection is encrypted (libpq's documentation, "Canceling Queries in Progress").
+An older libpq can only block: then a native thread makes the request.
 """
 
 import atexit
@@ -25,37 +25,38 @@ from psycogreen._adapter import Adapter
 from psycogreen._libpq import libpq
 from psycogreen._waiting import POLL_READ, POLL_WRITE, wait_in_thread
 
-# Seconds after which a request is given up that nobody waits for; the longest
-# time that such requests may hold up the end of the process.
+# Seconds that a request in the background may take.
 CANCEL_TIMEOUT = 10.0
+# Seconds for which requests in the background may delay the end of the process.
 CANCEL_TIMEOUT_AT_EXIT = 1.0
 
-# Native threads that ask where libpq can only block. With a server out of reach
-# each is busy for minutes; requests beyond that wait for a thread.
+# The most native threads that make requests where libpq can only block. While the
+# server is out of reach, each request takes minutes; further ones wait for a thread.
 MAX_THREADS = 8
 
-# What the threads have to do, and the threads, each as an object.
+# The requests for the native threads, and one object for each of those threads.
 _jobs: collections.deque[Callable[[], None]] = collections.deque()
 _workers: set[object] = set()
 
-# PGRES_POLLING_OK; PGRES_POLLING_READING and WRITING are the numbers POLL_READ
+# PGRES_POLLING_OK. PGRES_POLLING_READING and PGRES_POLLING_WRITING equal POLL_READ
 # and POLL_WRITE.
 _DONE = 3
 
-# What a request waits for: a descriptor, and POLL_READ or POLL_WRITE.
+# The waits of a request: for each a descriptor, and POLL_READ or POLL_WRITE.
 _Steps = Generator[tuple[int, int], None, None]
 
-# A function that waits for a step: descriptor, state, seconds.
+# A function that does one of these waits: descriptor, state, seconds.
 _Wait = Callable[[int, int, float | None], None]
 
-# The requests that nobody waits for.
+# The requests in the background.
 _pending: set["_Request"] = set()
 
 
 def cancel(conn: Any, adapter: Adapter) -> None:
-    """Have the server cancel what *conn* executes; wait until it has been told.
+    """Ask the server to cancel the query of *conn*; wait until the server has the request.
 
-    In the hub's own greenlet, which can't wait, the hub sees to it later.
+    The hub's own greenlet can't wait: called there, this leaves the request to the
+    background.
 
     Raises:
         psycopg2.OperationalError: The server could not be asked.
@@ -72,9 +73,9 @@ def cancel(conn: Any, adapter: Adapter) -> None:
 
 
 def cancel_and_abandon(conn: Any, adapter: Adapter) -> None:
-    """Have the server cancel what *conn* executes, without waiting; *conn* is no longer of use but to be closed.
+    """Ask the server in the background to cancel the query of *conn*.
 
-    It is done as well as may be: there is nobody to hear of a failure.
+    Afterwards *conn* can only be closed. A failure of the request is not reported.
     """
     try:
         request = _Request(conn, adapter)
@@ -86,12 +87,12 @@ def cancel_and_abandon(conn: Any, adapter: Adapter) -> None:
 
 
 def _finish_in_background(request: "_Request", adapter: Adapter) -> None:
-    """Let the hub of this thread finish *request*, or a native thread where no greenlet can."""
+    """Let a greenlet of this thread's hub finish *request*, or a native thread if that can't be."""
     _pending.add(request)
     current = adapter.current()
     if current is not None and isinstance(adapter.greenlet(current), greenlet.greenlet):
         request.left_to = current
-        # The hub starts the greenlet, so that it is the hub to which it returns.
+        # The hub starts the greenlet, so the greenlet returns to the hub.
         adapter.call_soon(current, lambda: greenlet.greenlet(_finish).switch(request, adapter.wait, CANCEL_TIMEOUT))
     else:
         adapter.start_thread(_finish, request, functools.partial(wait_in_thread, adapter), CANCEL_TIMEOUT)
@@ -108,8 +109,8 @@ def _finish(request: "_Request", wait: _Wait, seconds: float) -> None:
 
 @atexit.register
 def _finish_all() -> None:
-    """Finish what the hub has no more time for, such as after Ctrl-C."""
-    # Those of a parent process are its own.
+    """Finish the requests in the background: after Ctrl-C, for example, the hub does not run again."""
+    # A child process leaves its parent's requests alone.
     pending = [request for request in _pending if not _forks.is_copy(request.process)]
     deadline = _finish_here(request for request in pending if request.left_to is not None)
     for request in pending:
@@ -118,12 +119,12 @@ def _finish_all() -> None:
 
 
 def finish_left_to(current: Any) -> None:
-    """Finish what *current*, a hub that is about to end, has no more time for."""
+    """Finish the requests that were left to the hub *current*, which is about to end."""
     _finish_here(request for request in list(_pending) if request.left_to is current)
 
 
 def _finish_here(requests: Iterable["_Request"]) -> float:
-    """Finish *requests* in this thread; return by when all must be done."""
+    """Finish *requests* in this thread; return the deadline, by time.monotonic(), for all requests."""
     deadline = time.monotonic() + CANCEL_TIMEOUT_AT_EXIT
     for request in requests:
         _finish(request, functools.partial(wait_in_thread, request.adapter), deadline - time.monotonic())
@@ -131,47 +132,48 @@ def _finish_here(requests: Iterable["_Request"]) -> float:
 
 
 class _Request:
-    """A request that is under way."""
+    """One request to cancel a query."""
 
     def __init__(self, conn: Any, adapter: Adapter) -> None:
-        """Take the key of *conn* and send what can be sent at once.
+        """Copy the cancel key of *conn* and start the request.
 
         Raises:
-            psycopg2.Error: It failed.
-            OSError, RuntimeError: No descriptor, no thread is to be had.
+            psycopg2.Error: The request failed at once.
+            OSError: No descriptor is free.
+            RuntimeError: No thread can be started.
         """
         self.adapter = adapter
         self.process = _forks.current()
-        self.left_to: Any = None  # the hub that finishes it, if it is not a native thread
-        # Of the pointer, so that the request does not keep the connection.
+        self.left_to: Any = None  # the hub that finishes the request, or None for a native thread
+        # The steps get the pointer, so the request holds no reference to the connection.
         steps = _steps if _can_request() else functools.partial(_steps_of_thread, adapter)
         self._steps = steps(conn.pgconn_ptr)
         self._awaited: tuple[int, int] | None = next(self._steps)
         self._socket = -1
 
     def take_socket(self, fd: int) -> None:
-        """Keep the connection to the server open until the request is finished, whoever closes *fd*.
+        """Keep the connection to the server open until the request is finished, although libpq closes *fd*.
 
-        PgBouncer forgets a connection that it sees closed: it could not tell
-        any more which query is to be cancelled, and that would run on.
+        PgBouncer forgets a client whose connection is closed. It could not find the
+        query of the request any more, and the query would run on.
 
         Raises:
-            OSError: No descriptor is to be had.
+            OSError: No descriptor is free.
         """
         nothing = os.open(os.devnull, os.O_RDWR)
         try:
             self._socket = os.dup(fd)
-            # libpq says goodbye to this one.
+            # libpq's Terminate message goes to /dev/null.
             os.dup2(nothing, fd, inheritable=False)
         finally:
             os.close(nothing)
 
     def finish(self, wait: _Wait, seconds: float | None) -> None:
-        """Wait until the server has taken the request.
+        """Wait until the server has the request.
 
         Raises:
-            psycopg2.OperationalError: It failed.
-            TimeoutError: It took longer than *seconds*.
+            psycopg2.OperationalError: The request failed.
+            TimeoutError: The request took longer than *seconds*; None is no limit.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         try:
@@ -188,7 +190,7 @@ class _Request:
 
 
 def _can_request() -> bool:
-    """Tell whether libpq has the non-blocking functions: from 17 on."""
+    """Return whether libpq has the non-blocking functions, as version 17 and later do."""
     return hasattr(libpq(), "PQcancelCreate")
 
 
@@ -247,7 +249,7 @@ def _steps_of_thread(adapter: Adapter, pgconn: int) -> _Steps:
             _start_worker(adapter)
             yield ended, POLL_READ
         finally:
-            # It is there where no thread could be started, or where it was given up before its turn.
+            # *ask* is still there if no thread could be started, or if the request ended before its turn.
             try:
                 _jobs.remove(ask)
             except ValueError:
@@ -261,7 +263,7 @@ def _steps_of_thread(adapter: Adapter, pgconn: int) -> _Steps:
 
 
 def _start_worker(adapter: Adapter) -> None:
-    """Start a thread for the jobs, unless there are enough threads."""
+    """Start a native thread for the jobs, unless MAX_THREADS run already."""
     if len(_workers) < MAX_THREADS:
         worker = object()
         _workers.add(worker)
@@ -274,9 +276,9 @@ def _start_worker(adapter: Adapter) -> None:
 
 
 def _work(worker: object) -> None:
-    # No lock, which monkey-patching might make the hub's. A job is appended
-    # before its greenlet counts the threads, and a thread looks for jobs after
-    # it has left the count: so no job is left without a thread.
+    # Without a lock, because monkey-patching may have replaced it by the hub's. A
+    # greenlet appends its job before it counts the threads. A thread looks for jobs
+    # once more after it has left the count. So no job stays without a thread.
     try:
         while _jobs:
             while _jobs:
@@ -300,7 +302,7 @@ if hasattr(os, "register_at_fork"):
 
 @functools.cache
 def _blocking() -> tuple[Any, Any, Any]:
-    # A CFUNCTYPE, unlike libpq()'s functions, lets other threads run meanwhile.
+    # A CFUNCTYPE releases the GIL for the call; libpq()'s functions keep it.
     pq = libpq()
     get_cancel = ctypes.PYFUNCTYPE(c_void_p, c_void_p)(("PQgetCancel", pq))
     cancel = ctypes.CFUNCTYPE(c_int, c_void_p, c_char_p, c_int)(("PQcancel", pq))

@@ -163,7 +163,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
             adapter = self._green_adapter
             current = adapter.current()
             if current is not None and _waiters.getcurrent() is not adapter.greenlet(current):
-                for _ in range(2):  # the data that woke this greenlet also wake *other*: let it read them
+                for _ in range(2):  # the data that woke this greenlet also wakes *other*: let it read
                     if holder(self) is not None:
                         adapter.pause()
             if holder(self) is not None:

@@ -1,16 +1,20 @@
 """COPY on green connections.
 
-psycopg2 refuses to copy beside a wait callback. So here a COPY is executed as
-a query, which psycopg2 allows, and its data is moved where psycopg2 waits for
-the query's end: in the place of the connection's poll(). That one asks the
-wait loop for every wait, and is psycopg2's own again when the data is through.
-So the transaction's begin, the connection's lock, notices, the row count and
-the server's errors are psycopg2's work, as for any query, and so is what
-becomes of the connection when an exception ends a wait.
+psycopg2 refuses to copy while a wait callback is set. So this module executes a COPY
+by execute(), as a query. psycopg2 sends the query and calls the wait callback, which
+polls the connection. During a COPY, a function of this module takes the place of the
+connection's poll() (`GreenConnection._green_poll`) and moves the data: it calls libpq,
+and returns POLL_READ or POLL_READWRITE where the wait loop must wait. When all data
+is moved, psycopg2's own poll() fetches the result.
 
-execute() refuses a COPY, but psycopg2 leaves libpq in the middle of it. Where
-psycopg2 blocks, its next query ends that COPY. Here libpq would refuse the next
-query, so the COPY ends before execute() raises: see leave_copy().
+So psycopg2 does the rest as for any query: it begins the transaction, locks the
+connection, collects notices, sets the row count, raises the server's errors, and
+closes the connection when an exception ends a wait.
+
+A COPY that the user passes to execute() is refused, but psycopg2 leaves libpq in the
+middle of that COPY. In blocking mode libpq's next query ends it. In non-blocking mode
+libpq refuses the next query, so the COPY must end before execute() raises: see
+leave_copy().
 """
 
 import contextlib
@@ -31,15 +35,15 @@ from psycogreen._waiting import POLL_READWRITE
 # libpq's ExecStatusType.
 _PGRES_COPY_OUT, _PGRES_COPY_IN = 3, 4
 
-# Bytes that are sent at once. No more than this waits in libpq.
+# Bytes given to libpq at once. libpq never holds more than that unsent.
 _CHUNK = 65536
 
-# Seconds of work without a wait after which others get their turn.
+# Seconds of work without a wait after which other greenlets run.
 _TURN = 0.005
 
 
 class CopyCursor:
-    """What green cursors need to copy: a base before psycopg2's."""
+    """Mixin of the green cursor: psycopg2's methods for COPY."""
 
     __slots__ = ()
 
@@ -49,21 +53,20 @@ class CopyCursor:
     def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
         """Execute a COPY statement that reads from or writes to *file*.
 
-        As in psycopg2: see ``cursor.copy_expert()`` in its documentation. But
-        an exception that is not an Exception (a kill or Timeout of the hub,
-        KeyboardInterrupt) closes the connection, as it does in a query, also
-        when it comes out of the file's methods.
+        See ``cursor.copy_expert()`` in psycopg2's documentation. One thing differs: a
+        BaseException that is not an Exception (a kill, a timeout of the hub's,
+        KeyboardInterrupt) closes the connection, as in a query, also when a method of
+        *file* raises it.
 
         Args:
             sql: A COPY ... FROM STDIN or COPY ... TO STDOUT, as a string or a
                 ``psycopg2.sql.Composable``.
-            file: An object with ``read()`` or ``write()``, which may wait in
-                the hub themselves.
-            size: What ``read()`` is called with.
+            file: An object with ``read()`` or ``write()``. These may wait on the hub.
+            size: The argument of ``read()``.
 
         Raises:
             psycopg2.Error: As in psycopg2.
-            psycopg2.NotSupportedError: The libpq of psycopg2 can't be reached.
+            psycopg2.NotSupportedError: psycopg2's libpq can't be reached.
         """
         if self._copied_by_psycopg2("copy_expert", sql, file, size):
             return
@@ -77,28 +80,26 @@ class CopyCursor:
     def copy_from(
         self, file: Any, table: str, sep: str = "\t", null: str = "\\N", size: int = 8192, columns: Any = None
     ) -> None:
-        """Append to *table* what *file* holds.
+        """Append the rows in *file* to *table*.
 
-        As in psycopg2: see ``cursor.copy_from()`` in its documentation, and
-        `copy_expert`.
+        See ``cursor.copy_from()`` in psycopg2's documentation, and `copy_expert` here.
         """
         if not self._copied_by_psycopg2("copy_from", file, table, sep, null, size, columns):
             _Copy(self, file, size).execute(self._statement(b"FROM stdin", table, columns, sep, null))
 
     def copy_to(self, file: Any, table: str, sep: str = "\t", null: str = "\\N", columns: Any = None) -> None:
-        """Write to *file* what *table* holds.
+        """Write the rows of *table* to *file*.
 
-        As in psycopg2: see ``cursor.copy_to()`` in its documentation, and
-        `copy_expert`.
+        See ``cursor.copy_to()`` in psycopg2's documentation, and `copy_expert` here.
         """
         if not self._copied_by_psycopg2("copy_to", file, table, sep, null, columns):
             _Copy(self, file, 0).execute(self._statement(b"TO stdout", table, columns, sep, null))
 
     def _copied_by_psycopg2(self, method: str, *args: Any) -> bool:
-        """Let psycopg2 copy if no wait callback is set; return whether it did.
+        """Call psycopg2's *method*; return whether it copied.
 
-        Beside a wait callback it refuses, but not before it has checked the
-        arguments and the cursor.
+        It copies if no wait callback is set. Otherwise it checks the arguments and the
+        cursor, raises for what it finds there, and only then refuses.
         """
         copy = getattr(extensions.cursor, method)
         try:
@@ -117,9 +118,9 @@ class CopyCursor:
         return False
 
     def _statement(self, direction: bytes, table: str, columns: Any, sep: str, null: str) -> bytes:
-        # psycopg2 does not encode any of these for the connection.
+        # Like psycopg2, which does not encode any of these for the connection.
         def identifier(name: Any) -> bytes:
-            extensions.quote_ident(name, self)  # refuses bad names; but what it returns was decoded
+            extensions.quote_ident(name, self)  # for the errors that it raises; its result was decoded
             encoded = name.encode() if isinstance(name, str) else name
             return b'"%b"' % encoded.replace(b'"', b'""')
 
@@ -136,7 +137,7 @@ class CopyCursor:
 
 @contextlib.contextmanager
 def _blocking(connection: Any) -> Iterator[None]:
-    """Take libpq out of its non-blocking mode, in which it would gather all that psycopg2 copies in memory."""
+    """Switch libpq to blocking mode in this block. In non-blocking mode libpq would hold all data in memory."""
     pgconn = connection.pgconn_ptr
     with contextlib.suppress(psycopg2.NotSupportedError):
         libpq().PQsetnonblocking(pgconn, 0)
@@ -154,9 +155,9 @@ def _codec(connection: Any) -> str:
 
 
 def _result_status(functions: Any, connection: Any) -> int | None:
-    """Return the status of libpq's next result, None if it is idle.
+    """Return the status of libpq's next result, or None if there is none.
 
-    In the middle of a COPY libpq returns a result at each call.
+    During a COPY, libpq returns a new result of the COPY's status at each call.
     """
     result = functions.PQgetResult(connection.pgconn_ptr)
     if result is None:
@@ -167,20 +168,20 @@ def _result_status(functions: Any, connection: Any) -> int | None:
 
 
 def in_copy(connection: Any) -> bool:
-    """Tell whether libpq is in a COPY; its last result must have come.
+    """Return whether libpq is in a COPY. Its last result must have come in already.
 
     Raises:
-        psycopg2.NotSupportedError: The libpq of psycopg2 can't be reached.
+        psycopg2.NotSupportedError: psycopg2's libpq can't be reached.
     """
     return _result_status(libpq(), connection) in (_PGRES_COPY_IN, _PGRES_COPY_OUT)
 
 
 def leave_copy(connection: Any) -> Iterator[int]:
-    """Yield what poll() is to return until the COPY is over that execute() met.
+    """End the COPY that a user passed to execute(); yield what poll() must return meanwhile.
 
-    The COPY ends as in blocking libpq, whose next query ends it: the server
-    hears that the rows for a COPY FROM won't come, and rows of a COPY TO are
-    dropped, as are the results of the statements behind it.
+    The COPY ends as in blocking mode, where libpq's next query ends it: a COPY FROM
+    fails in the server, the rows of a COPY TO are dropped, and so are the results of
+    the statements after the COPY.
     """
     functions = libpq()
     pgconn = connection.pgconn_ptr
@@ -195,14 +196,14 @@ def leave_copy(connection: Any) -> Iterator[int]:
         elif status == _PGRES_COPY_OUT:
             while connected and (left := write_rows(pgconn, None, None, time.perf_counter() + _TURN)) >= 0:
                 if left:
-                    yield POLL_READWRITE  # the rest of what libpq holds first
+                    yield POLL_READWRITE  # the time is up: more rows are in libpq's buffer
                 else:
                     yield POLL_READ
                     connected = bool(functions.PQconsumeInput(pgconn))
         while connected and functions.PQisBusy(pgconn):
             yield POLL_READ
             connected = bool(functions.PQconsumeInput(pgconn))
-    # psycopg2 learns from its next query that a connection is lost.
+    # If the connection is lost, psycopg2's next query reports it.
     vars(connection).pop("_green_poll", None)
     yield POLL_OK
 
@@ -217,16 +218,17 @@ class _Copy:
         self._file = file
         self._size = size
         self._done = False
-        self._until = 0.0  # when others get their turn, by time.perf_counter()
-        # What the file raised: write() to the caller, as it is; read() to the
-        # server, whose error for it is what the caller gets.
+        self._until = 0.0  # the end of this greenlet's turn, by time.perf_counter()
+        # The exception for the caller, for example from the file's write().
         self._error: Exception | None = None
+        # The exception from the file's read(). The server gets its text, and the
+        # caller gets the server's error.
         self._read_error: Exception | None = None
 
     def execute(self, query: bytes) -> None:
         cursor = self._cursor
         if cursor.name is not None:
-            # It would declare itself for the query.
+            # A named cursor would send a DECLARE.
             cursor = extensions.cursor(self._connection)
         if "_green_poll" in vars(self._connection):
             raise psycopg2.ProgrammingError("COPY cannot be used while another thread copies on this connection")
@@ -241,14 +243,14 @@ class _Copy:
             error, self._error, self._read_error = self._error, None, None
         if error is not None:
             with contextlib.suppress(TypeError):
-                extensions.cursor.executemany(cursor)  # without arguments it only resets rowcount
+                extensions.cursor.executemany(cursor)  # without arguments it resets rowcount and raises
             try:
                 raise error
             finally:
                 del error
 
     def _states(self) -> Iterator[int]:
-        """Yield what poll() is to return, for as long as psycopg2 waits."""
+        """Yield what poll() must return until psycopg2's wait ends."""
         while True:
             state = extensions.connection.poll(self._connection)
             status = _result_status(self._libpq, self._connection) if state == POLL_OK else None
@@ -256,7 +258,7 @@ class _Copy:
                 yield state
                 continue
             if self._done:
-                # psycopg2 would spin for ever here.
+                # A second COPY in the same query. Here psycopg2 would loop for ever.
                 self._error = psycopg2.ProgrammingError("can't execute more than one COPY at once")
             self._done = True
             if status == _PGRES_COPY_IN:
@@ -285,11 +287,11 @@ class _Copy:
         yield from self._flush(pgconn)
 
     def _read(self) -> tuple[bytes, bool, bytes | None]:
-        """Read about a chunk, for as long as this greenlet's turn lasts.
+        """Read about a chunk from the file, or less if this greenlet's turn ends.
 
         Returns:
-            What was read; whether that was all; and what to tell the server
-            in the place of the rest, None if nothing is wrong.
+            The data; whether the file has ended; the text of an error for the server,
+            or None.
         """
         codec = _codec(self._connection)
         try:
@@ -301,12 +303,14 @@ class _Copy:
         if isinstance(failure, Exception):
             self._read_error = failure
             told = f"error in .read() call: {type(failure).__name__} {failure}"
-            # As long as psycopg2's.
+            # psycopg2 cuts the text at the same length.
             failure = told.encode(codec, "replace")[:1023]
         return data, ended, failure
 
     def _leave_if_closed(self) -> None:
-        """Leave if close() has thrown this greenlet out of a call of the file's, whatever the file made of that.
+        """Leave the COPY if close() of another greenlet threw its exception into a method of the file.
+
+        The method may have caught that exception, so raise it again.
 
         Raises:
             psycopg2.InterfaceError: Another greenlet is closing the connection.
@@ -316,16 +320,16 @@ class _Copy:
             raise psycopg2.InterfaceError("connection closed by another greenlet")
 
     def _put(self, pgconn: int, data: bytes) -> Generator[int, None, bool]:
-        """Send *data*; return whether the connection took it."""
+        """Send *data*; return False after an error of libpq's."""
         while (queued := self._libpq.PQputCopyData(pgconn, data, len(data))) == 0:
             yield POLL_READWRITE
         return (yield from self._flush(pgconn)) if queued > 0 else False
 
     def _flush(self, pgconn: int) -> Generator[int, None, bool]:
-        """Send what waits in libpq; return whether the connection took it.
+        """Send what libpq holds; return False after an error of libpq's.
 
-        While it is full libpq also reads: a server whose notices nobody reads
-        stops reading too.
+        While the socket is full, PQflush() also reads: a server whose notices nobody
+        reads would stop reading too.
         """
         while (left := self._libpq.PQflush(pgconn)) > 0:
             yield POLL_READWRITE
@@ -346,8 +350,8 @@ class _Copy:
                 status = write_rows(pgconn, write, codec, time.perf_counter() + _TURN)
             except Exception as exc:
                 self._leave_if_closed()
-                # The connection and its transaction are as good as before,
-                # once the rest has come. psycopg2 lets the next query read it.
+                # Read and drop the other rows, so that the connection and its
+                # transaction stay usable. psycopg2 leaves that to its next query.
                 self._error = exc
                 write = None
                 continue
@@ -355,7 +359,7 @@ class _Copy:
             if status < 0:
                 break
             if status:
-                yield POLL_READWRITE  # the rest of what libpq holds first: poll() would have it hold more
+                yield POLL_READWRITE  # more rows are in libpq's buffer: poll() would read still more into it
             else:
                 yield POLL_READ
                 extensions.connection.poll(self._connection)

@@ -1,13 +1,13 @@
 """Large objects on green connections.
 
-psycopg2 reaches them through libpq's lo_*() functions, which block, and so
-refuses them while a wait callback is set. These call the same functions of the
-server ("Large Objects, Server-side Functions" in PostgreSQL's documentation)
-by queries that wait through the callback.
+psycopg2 calls libpq's lo_*() functions, which block. So it refuses large objects while
+a wait callback is set. This module calls the same functions of the server by queries
+that wait through the callback (PostgreSQL's documentation, "Large Objects", "Server-side
+Functions").
 
-What the methods do and raise, psycopg2's own do and raise (lobject_type.c and
-lobject_int.c there), except that they have no limit of a gigabyte for one
-read() or write(): the server is asked for a chunk at a time.
+The methods return and raise what psycopg2's methods do (its lobject_type.c and
+lobject_int.c). One thing differs: read() and write() have no limit of a gigabyte,
+because they transfer a chunk at a time.
 """
 
 import codecs
@@ -27,11 +27,11 @@ from psycogreen._libpq.binary_query import BinaryQueries, close, may_wait_in_hub
 from psycogreen._psycopg2.exclusive import check_free, exclusive
 from psycogreen._psycopg2.factories import green_factory
 
-# Bytes read or written by one query. From here on more gains nothing, and the
-# chunk is in memory three times: here, in libpq's buffer and on the server.
+# Bytes that one query reads or writes. Larger chunks are not faster, and a chunk is in
+# memory three times: here, in libpq's buffer and in the server.
 CHUNK = 1 << 18
 
-# An allocation of more than 32 MB glibc extends without copying it.
+# glibc extends an allocation of more than 32 MB without copying it.
 MREMAP_SIZE = 33 << 20
 
 # From PostgreSQL's libpq/libpq-fs.h.
@@ -41,7 +41,7 @@ _MODE = re.compile("(rw|r|w|n|)(t|b|)")
 
 
 class LargeObjects(extensions.connection):  # type: ignore[misc]
-    """The mixin that gives a green connection its large objects."""
+    """Mixin of the green connection: large objects."""
 
     __slots__ = ()
 
@@ -71,10 +71,10 @@ class LargeObjects(extensions.connection):  # type: ignore[misc]
             ValueError: *mode* is none of the above.
             TypeError: An argument is of the wrong type.
         """
-        # psycopg2 parses the arguments, looks at the connection's state, and
-        # refuses last of all because of the wait callback. While that is taken
-        # away it calls the factory: its own large objects would stop the hub
-        # when the callback is back.
+        # psycopg2 checks the arguments and the connection's state before it refuses
+        # because of the wait callback. Without a callback it calls the factory. That
+        # must be a green one then, too: the large object may still be used when the
+        # callback is set again.
         is_class = isinstance(lobject_factory, type) and issubclass(lobject_factory, extensions.lobject)
         factory = green_factory(lobject_factory, LargeObject) if is_class else lobject_factory
         try:
@@ -93,15 +93,14 @@ class LargeObjects(extensions.connection):  # type: ignore[misc]
 
 
 class LargeObject(extensions.lobject):  # type: ignore[misc]
-    """psycopg2's lobject, in which no call can stop the hub.
+    """psycopg2's lobject, except that no call stops the hub.
 
-    psycopg2's own __init__() never runs: to it this object is closed. So it
-    does not close what nobody closed when the object is deleted, which might
-    be in the middle of another query; the server does when the transaction
-    ends.
+    psycopg2's own __init__() never runs, so psycopg2 takes this object for closed. When
+    the object is deleted, psycopg2 sends nothing: another query may be under way then.
+    The server closes the descriptor when the transaction ends.
     """
 
-    # What they are in psycopg2 if a subclass does not call __init__().
+    # As in psycopg2, these are the values if a subclass does not call __init__().
     _conn: Any = None
     _oid = 0
     _mode: str | None = None
@@ -118,8 +117,8 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
         access, kind = parsed.groups()
         self._conn = conn
         self._queries = BinaryQueries(conn)
-        # A named cursor dies with the transaction exactly as a large object
-        # does: psycopg2 compares the mark that it gave it here.
+        # A named cursor becomes invalid exactly when a large object does: both keep
+        # the connection's `mark` from their start, and psycopg2 compares it.
         self._transaction_probe = extensions.cursor(conn, "psycogreen")
         with self._in_transaction():
             if oid:
@@ -141,7 +140,7 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
     def __repr__(self) -> str:
         return f"<lobject object at {id(self):#x}; closed: {self.closed:d}>"
 
-    __str__ = __repr__  # psycopg2 has one too
+    __str__ = __repr__  # psycopg2's class has a __str__() of its own
 
     @property
     def oid(self) -> int:
@@ -150,20 +149,20 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
 
     @property
     def mode(self) -> str | None:
-        """The mode, as it was understood: "rt" for the default."""
+        """The mode in full: "rt" for the default."""
         return self._mode
 
     @property
     def closed(self) -> bool:
-        """Whether there is no open descriptor: closed, never opened, or the connection is closed."""
+        """Whether the large object has no open descriptor, or the connection is closed."""
         return self._descriptor < 0 or self._conn is None or self._conn.closed > 0
 
     def read(self, size: int = -1, /) -> str | bytes:
-        """Return the next *size* bytes, or all up to the end; decoded in text mode.
+        """Return the next *size* bytes, or all up to the end for -1. In text mode they are decoded.
 
         Raises:
-            UnicodeDecodeError: The bytes are no whole text in the connection's
-                encoding.
+            UnicodeDecodeError: The bytes are not valid in the connection's encoding, or
+                the last character is incomplete.
         """
         size = _ssize(size)
         self._check()
@@ -175,7 +174,7 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
             return self._text(size)
 
     def write(self, data: str | bytes, /) -> int:
-        """Write *data*, encoded if it is text; return the number of bytes.
+        """Write *data*, encoded if it is a string; return the number of bytes.
 
         Raises:
             UnicodeEncodeError: The connection's encoding does not have a
@@ -207,7 +206,7 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
             return self._number("lo_tell" if self._old_server() else "lo_tell64", self._descriptor)
 
     def truncate(self, size: int = 0, /) -> None:
-        """Cut to *size* bytes, or fill up with zeros to that many."""
+        """Shorten the large object to *size* bytes, or extend it to *size* bytes with zeros."""
         size = _ssize(size)
         self._check()
         old = self._old_server()
@@ -220,7 +219,7 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
             self._number("lo_truncate" if old else "lo_truncate64", self._descriptor, size)
 
     def close(self) -> None:
-        """Close the descriptor, if there is one and its transaction goes on."""
+        """Close the descriptor, if it is open and its transaction has not ended."""
         if self.closed or self._conn.autocommit:
             return
         with exclusive(self._conn, "lobject"):
@@ -260,10 +259,10 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
         return oid
 
     def _in_thread(self, failure: str, descriptor: int | None, fn: Callable[..., Any], *args: Any) -> Any:
-        """Call *fn* in a native thread; raise its OSError as libpq puts it, after closing *descriptor*."""
+        """Call *fn* in a native thread. After an OSError close *descriptor*, and raise libpq's error for *failure*."""
         adapter = self._conn._green_adapter
         try:
-            # A thread without a hub may well wait for the file itself.
+            # Where other greenlets can't run meanwhile, the call needs no native thread.
             result = adapter.run_in_thread(_attempt, fn, *args) if may_wait_in_hub(adapter) else _attempt(fn, *args)
         except BaseException:
             close(self._conn)  # as after a wait for the server
@@ -275,19 +274,21 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
         return result
 
     def _check(self) -> None:
-        """Raise what psycopg2 raises before it uses an open large object."""
+        """Raise as psycopg2 does before it uses an open large object."""
         if self.closed:
             raise psycopg2.InterfaceError("lobject already closed")
         if self._conn.autocommit:
             raise psycopg2.ProgrammingError("can't use a lobject outside of transactions")
-        check_free(self._conn, "lobject")  # or the next would
+        check_free(self._conn, "lobject")  # before _valid(), which would raise for another reason
         if not self._valid():
             raise psycopg2.ProgrammingError("lobject isn't valid anymore")
 
     def _valid(self) -> bool:
-        """Tell whether the transaction goes on in which the descriptor was opened."""
+        """Return whether the transaction in which the descriptor was opened has not ended."""
         try:
-            self._transaction_probe.execute(1)  # psycopg2 looks at the mark before it looks at the query
+            # psycopg2 raises ProgrammingError if the transaction has ended. Only then
+            # it looks at the query, and raises TypeError for 1.
+            self._transaction_probe.execute(1)
         except TypeError:
             return True
         except psycopg2.ProgrammingError:
@@ -296,7 +297,7 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
 
     @contextmanager
     def _in_transaction(self) -> Iterator[None]:
-        """Begin a transaction if psycopg2 would, and keep others away from the connection."""
+        """Begin a transaction if psycopg2 would, and keep other greenlets away from the connection in this block."""
         with exclusive(self._conn, "lobject"):
             if self._conn.status == extensions.STATUS_READY and not self._conn.closed:
                 extensions.cursor(self._conn).execute("SELECT 1")
@@ -311,7 +312,7 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
         self._number("lo_close", descriptor)
 
     def _number(self, function: str, *arguments: int, signed: bool = True) -> int:
-        """Return what the server's *function* returns."""
+        """Return the integer that the server's *function* returns."""
         query = f"SELECT pg_catalog.{function}({', '.join(map(repr, map(str, arguments)))})"
         return int.from_bytes(self._queries.value(query.encode()), "big", signed=signed)
 
@@ -336,9 +337,10 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
             if len(data) < wanted or left == 0:
                 break
 
-    # To copy a large result as a whole would keep the hub waiting. So it grows
-    # where it is: CPython resizes the string in `text +=`, and BytesIO's value
-    # is its buffer. A copy that may be needed for it is made while it is cheap.
+    # To copy a large result as a whole would stop the hub for long. So the result grows
+    # in place: CPython resizes the string in `text +=`, and getvalue() returns BytesIO's
+    # own buffer. At MREMAP_SIZE, one copy moves the result to memory that glibc can
+    # extend without another copy.
 
     def _bytes(self, size: int) -> bytes:
         if 0 <= size <= CHUNK:
@@ -364,7 +366,7 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
                     text += decoder.decode(data)
             return text + decoder.decode(b"", True)
         except UnicodeDecodeError:
-            # For the error that psycopg2 raises, which holds all the bytes.
+            # As in psycopg2, the error must hold all bytes. So decode them at once.
             self._seek(-count, 1)
             return self._bytes(size).decode(self._encoding())
 
@@ -382,7 +384,7 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
             try:
                 pieces.append(piece.encode(encoding))
             except UnicodeEncodeError:
-                text.encode(encoding)  # to say where, in the whole text
+                text.encode(encoding)  # raises with the position in the whole text
                 raise
         return pieces
 
@@ -391,10 +393,10 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
 
 
 class _File:
-    """A file, for use in native threads.
+    """A file for native threads.
 
-    It has no method that closes it under the hands of a thread: forgotten, it
-    is closed when the last thread lets go of it.
+    If a greenlet is killed while a thread reads or writes, nothing closes the file
+    under that thread: it is closed when the last reference to this object goes.
     """
 
     def __init__(self, path: bytes, flags: int) -> None:
@@ -418,7 +420,11 @@ class _File:
 
 
 def _attempt(fn: Callable[..., Any], *args: Any) -> Any:
-    """Return what *fn* returns, or its OSError: raised, it might be one that was thrown into the greenlet."""
+    """Return what *fn* returns, or its OSError.
+
+    Not raised, because a caller could not tell it from an OSError (a timeout, say) that was
+    thrown into the greenlet.
+    """
     try:
         return fn(*args)
     except OSError as exc:
