@@ -1,4 +1,4 @@
-"""Registering a wait callback with psycopg2, and standing in for its connect()."""
+"""Registering a wait callback with psycopg2, and replacing functions of psycopg2's that would block."""
 
 import functools
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any
 
 from psycogreen._adapter import Adapter
 
-# The callback with which psycopg2.connect() hands out green connections.
+# While this is the registered callback, psycopg2.connect() returns green connections.
 _green_callback: Callable[..., None] | None = None
 
 
@@ -15,11 +15,11 @@ def register(callback: Callable[..., None], adapter: Adapter, connections: bool,
 
     Args:
         callback: The wait callback.
-        adapter: The adapter of its hub.
-        connections: Have psycopg2.connect() hand out green connections from
-            now on, while *callback* is the registered one.
-        cancel: Have the server cancel the query of a green connection when an
-            exception ends the wait for it.
+        adapter: The adapter that *callback* uses.
+        connections: Make psycopg2.connect() return green connections while
+            *callback* is the registered one.
+        cancel: Ask the server to cancel the query of a green connection when an
+            exception ends the wait for the query.
 
     Raises:
         ImportError: psycopg2 is not installed or has no wait callbacks.
@@ -42,8 +42,8 @@ def register(callback: Callable[..., None], adapter: Adapter, connections: bool,
 
         GreenConnection._green_adapter = adapter
         GreenConnection._green_cancel = cancel
-        # psycopg2.connect() looks _connect() up at each call, so this also
-        # reaches those who imported connect() by name.
+        # psycopg2.connect() looks up _connect() at each call. So this also works for
+        # code that imported connect() by name.
         _replace(psycopg2, "_connect", _green_connect)
         _replace(extensions, "encrypt_password", green_encrypt_password)
     _green_callback = callback if connections else None
@@ -51,14 +51,15 @@ def register(callback: Callable[..., None], adapter: Adapter, connections: bool,
 
 
 def _replace(module: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Replace function *name* of *module* by what *make* makes of it, unless that is there already.
+    """Replace the function *name* of *module* by the result of *make*, which gets the function.
 
-    It calls the function that it found, which may be a tracing library's. A
-    reload of the module, or a library that puts the original back, removes it:
-    then the next call replaces the function again.
+    The function may be a tracing library's, and the replacement calls it. A reload of
+    *module*, or a library that puts the original back, undoes the replacement. Then the
+    next call of this makes it again.
     """
     original = getattr(module, name)
-    if not getattr(original, "_psycogreen", False):  # what wraps ours shows its attributes
+    # A wrapper around our replacement has the replacement's attributes.
+    if not getattr(original, "_psycogreen", False):
         function: Any = functools.wraps(original)(make(original))
         function._psycogreen = True
         setattr(module, name, function)
@@ -66,7 +67,7 @@ def _replace(module: Any, name: str, make: Callable[[Callable[..., Any]], Callab
 
 def _green_connect(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return the replacement of psycopg2._connect(), which calls *original*."""
-    # Imported here: in each call, the import statements would cost more than the rest.
+    # Imported here, not in connect(), where the import statements would cost more than the rest.
     from psycopg2.extensions import get_wait_callback
 
     from psycogreen._psycopg2.connection import green_connect

@@ -1,4 +1,4 @@
-"""What a green cursor adds to psycopg2's."""
+"""The green cursor: what it adds to psycopg2's."""
 
 import functools
 import itertools
@@ -18,10 +18,10 @@ _fetchall = extensions.cursor.fetchall
 _fetchmany = extensions.cursor.fetchmany
 _next = extensions.cursor.__next__
 
-# As many rows psycopg2 may convert in one go, without a look at the clock.
+# The most rows that psycopg2 converts in one call, without a look at the clock.
 _FEW = 100
 
-# Seconds of converting rows after which others get their turn.
+# Seconds of converting rows after which other greenlets run.
 _TURN = 0.005
 
 # The largest count that FETCH takes. No result has more rows.
@@ -29,25 +29,21 @@ _ALL = 2**31 - 1
 
 
 class GreenCursor(CopyCursor, extensions.cursor):  # type: ignore[misc]
-    """psycopg2's cursor, in which no call can stop the hub.
+    """psycopg2's cursor, except that no call stops the hub.
 
-    What is not here needs no help: psycopg2 itself raises ProgrammingError
-    from execute(), callproc() and all of a named cursor's methods while a
-    query is under way on the connection.
+    execute(), callproc() and the methods of named cursors are psycopg2's own: they raise
+    ProgrammingError while a query is under way on the connection.
     """
 
-    # Nothing is stored in the objects: so this goes with any class a user
-    # brings, and cursors stay as small as psycopg2's.
+    # Without attributes: cursors stay as small as psycopg2's, and the layout fits any
+    # class of a user's.
     __slots__ = ()
 
     _green_for = extensions.cursor
 
     @staticmethod
     def _green_wrappers(factory: type) -> dict[str, Any]:
-        """Return what the green class for *factory* puts in the place of the methods of *factory*.
-
-        These may call psycopg2's by their full name.
-        """
+        """Return wrappers, by name, for the methods of *factory*, which may call psycopg2's class by its full name."""
         wrappers: dict[str, Any] = {}
         executemany = overridden(factory, "executemany")
         if executemany is not None:
@@ -88,26 +84,26 @@ class GreenCursor(CopyCursor, extensions.cursor):  # type: ignore[misc]
         """See psycopg2.
 
         Raises:
-            psycopg2.ProgrammingError: Another greenlet executes a query on
-                the connection, at first or when *vars_list* has given an item.
+            psycopg2.ProgrammingError: Another greenlet executes a query on the
+                connection, now or when *vars_list* has yielded an item.
         """
         check_free(self.connection, "executemany")
         super().executemany(query, _guarded(self.connection, iter(vars_list)))
 
 
 def _fetch(cursor: Any, method: str, count: int) -> list[Any]:
-    """Return the next *count* rows; let others run meanwhile if the running greenlet may wait."""
+    """Return the next *count* rows. If the running greenlet may wait, let other greenlets run meanwhile."""
     if not may_wait(cursor.connection):
         return _fetchall(cursor) if count == _ALL else _fetchmany(cursor, count)  # type: ignore[no-any-return]
     if cursor.name is None:
         return _in_turns(cursor, method, count, functools.partial(_fetchmany, cursor))
     if (
-        cursor.rownumber < cursor.rowcount  # rows left of an iteration, which psycopg2 drops
+        cursor.rownumber < cursor.rowcount  # psycopg2 drops the rows that an iteration left
         or holder(cursor.connection) is not None
         or cursor.connection.status == extensions.STATUS_PREPARED
     ):
         return _fetchall(cursor) if count == _ALL else _fetchmany(cursor, count)  # type: ignore[no-any-return]
-    # To psycopg2 it is a step of an iteration, with FETCH for all the rows.
+    # Start an iteration, whose first step sends a FETCH for *count* rows.
     itersize = cursor.itersize
     cursor.itersize = count
     try:
@@ -120,7 +116,10 @@ def _fetch(cursor: Any, method: str, count: int) -> list[Any]:
 def _in_turns(
     cursor: Any, method: str, count: int, fetch: Callable[[int], list[Any]], rows: list[Any] | None = None
 ) -> list[Any]:
-    """Add to *rows* what *fetch* returns for a number of rows, until there are *count* or no more."""
+    """Call *fetch* with a number of rows, again and again; return *rows* with the *count* next rows.
+
+    Between the calls, other greenlets run.
+    """
     rows = [] if rows is None else rows
     turns = _Turns(cursor)
     count = min(count, cursor.rowcount - cursor.rownumber)
@@ -138,7 +137,7 @@ def _in_turns(
 
 
 def _named_tuples(fetch: Any) -> Any:
-    """Return what stands in for a method of NamedTupleCursor, which makes the named tuples of all rows in one go."""
+    """Return the replacement of a method of NamedTupleCursor, which makes the named tuples of all rows in one go."""
 
     def fetch_in_turns(self: Any, *args: Any, **kwargs: Any) -> list[Any]:
         rows: list[Any] = fetch(self, *args, **kwargs)
@@ -161,7 +160,7 @@ def _named_tuples(fetch: Any) -> Any:
 
 
 class _Turns:
-    """The rows that one greenlet converts before others get their turn."""
+    """How many rows one greenlet converts before other greenlets run."""
 
     def __init__(self, cursor: Any) -> None:
         self._adapter = cursor.connection._green_adapter
@@ -170,7 +169,7 @@ class _Turns:
         self._begun = self._looked = time.perf_counter()
 
     def is_over(self) -> bool:
-        """Look at the clock after *size* rows; tell whether others should run now."""
+        """Return whether other greenlets should run now. Call this after each *size* rows."""
         now = time.perf_counter()
         if now - self._looked < _TURN / 4:
             self.size *= 2
@@ -180,9 +179,10 @@ class _Turns:
         return now - self._begun > _TURN
 
     def pause(self) -> None:
+        """Let other greenlets run."""
         self._adapter.pause()
         if _forks.is_copy(self._process):
-            _forks.abandon(self._adapter)  # what would follow may be a query on the parent's socket
+            _forks.abandon(self._adapter)  # the code that follows may send a query on the parent's socket
         self._begun = self._looked = time.perf_counter()
 
 
@@ -199,15 +199,14 @@ def may_wait(conn: Any) -> bool:
 
 
 def _guarded(conn: Any, items: Iterator[Any]) -> Iterator[Any]:
-    # A generator of the user's may wait, and meanwhile another greenlet use
-    # the connection.
+    # A user's generator may wait, and another greenlet may use the connection meanwhile.
     for item in items:
         check_free(conn, "executemany")
         yield item
 
 
 class DefaultCursor(GreenCursor):
-    """What a connection makes whose cursor_factory was not set: told apart from one that was set to psycopg2's."""
+    """The cursor of a connection whose cursor_factory is None. GreenCursor is for an explicit psycopg2 cursor."""
 
     __slots__ = ()
 

@@ -1,8 +1,8 @@
-"""Which greenlet uses a connection at this moment, and the error for all others.
+"""Which greenlet uses a connection now, and the error for all others.
 
-While psycopg2 waits in a query it holds the connection's mutex. If another
-greenlet of the same thread then asked for the mutex, the thread would stop for
-ever: the greenlet that could give the mutex back runs in that thread too.
+While psycopg2 waits in a query, it holds the connection's mutex. If another greenlet of
+the same thread locked the mutex, the thread would stop for ever: the greenlet that can
+unlock the mutex runs in that thread too.
 """
 
 import weakref
@@ -13,13 +13,13 @@ from typing import Any
 from psycogreen import _waiters
 from psycogreen._implementation import waiter_of
 
-# The greenlets that use a connection without being in the wait callback, by
-# the id() of the connection. Weak, so that one whose hub is gone can go too.
+# The greenlets inside exclusive(), by the id() of their connection. The references are
+# weak, so that a greenlet can be freed when its hub is gone.
 _holders: dict[int, "weakref.ref[Any]"] = {}
 
 
 def holder(conn: Any) -> Any:
-    """Return the greenlet of this thread that now waits for the server on *conn*, or None."""
+    """Return the greenlet of this thread that uses *conn* now, or None."""
     greenlet = waiter_of(conn)
     if greenlet is None and _holders:
         ref = _holders.get(id(conn))
@@ -28,25 +28,24 @@ def holder(conn: Any) -> Any:
 
 
 def check_free(conn: Any, what: str) -> None:
-    """Refuse *what* while a greenlet waits for the server on *conn*.
+    """Refuse to call *what* while a greenlet uses *conn*.
 
     Raises:
-        psycopg2.ProgrammingError: One does.
+        psycopg2.ProgrammingError: A greenlet uses *conn*; the message names *what*.
     """
-    # Most often nobody uses anything, so ask without a call of holder().
+    # Most often _holders is empty. Then this saves the call of holder().
     if waiter_of(conn) is not None or (_holders and holder(conn) is not None):
         raise _waiters.in_use_error(what)
 
 
 @contextmanager
 def exclusive(conn: Any, what: str) -> Iterator[None]:
-    """Refuse *conn* to other greenlets while the block runs.
+    """Reserve *conn* for the running greenlet in this block.
 
-    For what waits for the server outside of the wait callback.
+    For code that waits for the server other than inside the wait callback.
 
     Raises:
-        psycopg2.ProgrammingError: Another greenlet uses *conn*; the message
-            says that *what* can't be used.
+        psycopg2.ProgrammingError: Another greenlet uses *conn*; the message names *what*.
     """
     check_free(conn, what)
     key = id(conn)
@@ -54,4 +53,4 @@ def exclusive(conn: Any, what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        del _holders[key]  # no call in which a signal handler could raise before it is done
+        del _holders[key]  # a call could be interrupted: a signal handler may raise before it is done

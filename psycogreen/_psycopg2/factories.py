@@ -1,13 +1,12 @@
-"""Green factories in the place of those that users bring.
+"""Green factories that replace users' factories for connections and cursors.
 
-A factory that is a class keeps its type: the green class is a subclass of it,
-with the resolution order
+For a user's class, the green factory is a subclass with the resolution order
 
     the user's classes, our class, its mixins, psycopg2's own class
 
-What a user's class overrides goes on to be called, and its super() finds ours.
-Where it calls psycopg2's class by its full name instead, ours is not reached:
-the methods that would then stop the hub get a wrapper in the green class.
+A method of the user's class is still called, and its super() calls our method. If it
+calls psycopg2's class by its full name instead, our method is skipped. So the green
+class wraps those of the user's methods that could then stop the hub.
 """
 
 import types
@@ -15,21 +14,21 @@ from typing import Any
 
 
 def green_factory(factory: Any, green: type) -> Any:
-    """Return a factory that makes what *factory* makes, as a *green* object.
+    """Return a factory that makes the objects of *factory* as *green* ones.
 
-    *green* is our subclass of psycopg2's connection or cursor. Only a
-    function that makes objects of psycopg2's own class keeps making those:
-    the class of such an object can't be changed.
+    *green* is our subclass of psycopg2's connection or cursor. One factory stays as it
+    is: a function that makes objects of psycopg2's own class, because the class of such
+    an object can't be changed.
     """
     if not isinstance(factory, type):
         return _WrappedFactory(factory, green)
     if not issubclass(factory, green.__bases__[-1]):
-        return factory  # psycopg2 says what is wrong with it
+        return factory  # not a factory: psycopg2 raises its own error for it
     return _green_class(factory, green)
 
 
 def original_factory(factory: Any) -> Any:
-    """Return the user's factory for which *factory* is the green one."""
+    """Return the user's factory that the green *factory* replaces. Any other *factory* is returned as it is."""
     if isinstance(factory, _WrappedFactory):
         return factory.factory
     if isinstance(factory, type):
@@ -38,10 +37,10 @@ def original_factory(factory: Any) -> Any:
 
 
 def _green_class(factory: type, green: type) -> type:
-    """Return the green class for *factory*, made once.
+    """Return the green class for *factory*; make it in the first call.
 
-    It is kept in *factory* itself: tracing libraries make classes for single
-    connections, and a table here would keep all of those.
+    *factory* itself keeps the green class. Some tracing libraries make a class for each
+    connection, and a table here would keep all those classes alive.
     """
     if issubclass(factory, green):
         return factory
@@ -64,7 +63,7 @@ def _green_class(factory: type, green: type) -> type:
 
 
 class _WrappedFactory:
-    """A factory that is no class: what it makes becomes green afterwards."""
+    """A factory that is a function. Its objects become green after it has made them."""
 
     __slots__ = ("_green", "factory")
 
@@ -77,19 +76,19 @@ class _WrappedFactory:
 
 
 def make_green(made: Any, green: type) -> Any:
-    """Return *made*, a connection or cursor, after it has become a *green* one.
+    """Change the class of *made*, a connection or cursor, to a *green* one; return *made*.
 
-    An object of psycopg2's own class stays what it is, and so does a proxy.
+    An object of psycopg2's own class keeps its class, and so does a proxy.
     """
     if issubclass(type(made), green.__bases__[-1]) and not issubclass(type(made), green):
         try:
             made.__class__ = _green_class(type(made), green)
         except TypeError:
-            pass  # of psycopg2's own class
+            pass  # *made* is of psycopg2's own class
     return made
 
 
 def overridden(factory: type, name: str) -> Any:
-    """Return the function by which the class *factory* overrides psycopg2's method *name*, or None."""
+    """Return the Python function that overrides psycopg2's method *name* in the class *factory*, or None."""
     method = getattr(factory, name)
     return method if isinstance(method, types.FunctionType) else None
