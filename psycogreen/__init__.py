@@ -8,8 +8,24 @@ Import the adapter of your library and switch it on once, at start-up::
 Importing this package alone imports neither a hub nor psycopg2.
 """
 
+from typing import TYPE_CHECKING
+
 from psycogreen._implementation import implementation
+
+if TYPE_CHECKING:
+    from psycogreen._diagnosis.status import Status
 
 __version__ = "2.0.0"
 
-__all__ = ["__version__", "implementation"]
+__all__ = ["__version__", "implementation", "status"]
+
+
+def status() -> "Status":
+    """Return what is green in this process, and what is wrong, seen from the thread that asks.
+
+    To count the connections it looks through all objects, which takes some
+    milliseconds.
+    """
+    from psycogreen._diagnosis.status import status
+
+    return status()

@@ -50,6 +50,11 @@ def register(callback: Callable[..., None], adapter: Adapter, connections: bool,
     extensions.set_wait_callback(callback)
 
 
+def makes_green(callback: Any) -> bool:
+    """Return whether psycopg2.connect() returns green connections while *callback* is the registered one."""
+    return _green_callback is not None and callback is _green_callback
+
+
 def _replace(module: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Replace the function *name* of *module* by the result of *make*, which gets the function.
 

@@ -1,0 +1,71 @@
+"""``python -m psycogreen``: what is installed, and whether the hubs run on while queries wait."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import Any
+
+from psycogreen._diagnosis.check import Outcome, check
+from psycogreen._diagnosis.environment import environment, installed_hubs
+
+
+def main() -> int:
+    """Print what is asked for; return the exit status: 0 if nothing is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m psycogreen",
+        description="Print what is installed, and what stands in the way of a green psycopg2.",
+    )
+    as_json = {"action": "store_true", "help": "print JSON", "default": argparse.SUPPRESS}
+    parser.add_argument("--json", **as_json)  # type: ignore[arg-type]
+    commands = parser.add_subparsers(dest="command")
+    checking = commands.add_parser("check", help="make queries on each hub that is installed, beside a ticker")
+    checking.add_argument("dsn", nargs="?", default="", help="the server; without it, the one of libpq's variables")
+    checking.add_argument("--json", **as_json)  # type: ignore[arg-type]
+    arguments = parser.parse_args()
+    if arguments.command == "check":
+        outcomes = [check(hub, arguments.dsn) for hub in installed_hubs()]
+        green = bool(outcomes) and all(outcome.green for outcome in outcomes)
+        if "json" in arguments:
+            print(json.dumps([dataclasses.asdict(outcome) for outcome in outcomes], indent=2))
+        else:
+            print("\n".join(map(_outcome_text, outcomes)) or "no hub is installed: pip install psycogreen[gevent]")
+        return 0 if green else 1
+    found = environment()
+    print(json.dumps(found, indent=2) if "json" in arguments else _environment_text(found))
+    return 1 if found["problems"] else 0
+
+
+def _outcome_text(outcome: Outcome) -> str:
+    if outcome.error is not None:
+        return f"{outcome.hub:<12}failed: {outcome.error}"
+    return (
+        f"{outcome.hub:<12}{'the hub kept running' if outcome.green else 'THE HUB STOOD STILL'}:"
+        f" {outcome.seconds:.2f} s for the queries, longest pause {outcome.longest_pause:.3f} s"
+    )
+
+
+def _environment_text(found: dict[str, Any]) -> str:
+    loop = "compiled" if found["why_pure"] is None else f"pure Python: {found['why_pure']}"
+    libpq = found["libpq"] and f"{found['libpq']}, {'can not' if found['libpq_error'] else 'can'} be reached"
+    patched = [f"{', '.join(modules)} by {library}" for library, modules in found["monkey_patched"].items()]
+    rows = {
+        "psycogreen": found["psycogreen"],
+        "wait loop": loop,
+        "Python": f"{found['python']} ({found['platform']})",
+        "psycopg2": found["psycopg2"],
+        "libpq": libpq,
+        "psycopg 3": found["psycopg"],
+        "gevent": found["gevent"],
+        "eventlet": found["eventlet"],
+        "greenlet": found["greenlet"],
+        "PostgreSQL": found["postgresql"] or found["connect_error"],
+        "patched": "; ".join(patched) or "nothing",
+        "green": ", ".join(found["green"] or ["nothing"]),
+    }
+    lines = [f"{name:<12}{'not installed' if value is None else value}" for name, value in rows.items()]
+    return "\n".join(lines + [f"PROBLEM     {problem}" for problem in found["problems"]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

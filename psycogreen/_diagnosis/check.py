@@ -1,0 +1,45 @@
+"""Whether the hub runs on while queries wait: tried on each hub, in a process of its own."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from psycogreen._diagnosis.hub_check import Round
+
+# Seconds. Connecting is limited too: see hub_check.
+_PATIENCE = 60
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it on one hub."""
+
+    hub: str
+    #: Whether the hub kept running.
+    green: bool
+    #: Seconds that all queries together took; None where they failed.
+    seconds: float | None
+    #: Seconds for which the hub stood still at most.
+    longest_pause: float | None
+    #: What failed.
+    error: str | None
+
+
+def check(hub: str, dsn: str) -> Outcome:
+    """Connect with *dsn* and make queries on *hub*, beside a ticker."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", Round.__module__, hub],
+            input=dsn,  # not as an argument, which everybody sees: it may have a password
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        return Outcome(hub, False, None, None, f"not done within {_PATIENCE} seconds")
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        error = done.stderr.strip() or f"ended with status {done.returncode}"
+        return Outcome(hub, False, None, None, error.splitlines()[-1])
+    best = Round(*map(float, lines[-1].split()))
+    return Outcome(hub, best.green, best.seconds, best.longest_pause, None)

@@ -1,0 +1,86 @@
+"""What is installed, and what of it stands in the way: what ``python -m psycogreen`` prints."""
+
+import os
+import platform
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import psycogreen
+from psycogreen import _surroundings
+from psycogreen._implementation import why_pure
+
+#: The libraries for which there is an adapter, uWSGI aside, which can't be had outside of its own process.
+HUBS = ("gevent", "eventlet", "asyncio")
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions, what is green with them, and what is wrong, each with what to do about it.
+
+    It connects to the server that libpq's environment variables name.
+    """
+    found: dict[str, Any] = {
+        "psycogreen": psycogreen.__version__,
+        "loop": psycogreen.implementation,
+        "why_pure": why_pure,
+        "python": platform.python_version(),
+        "platform": f"{platform.python_implementation()} on {platform.system()} {platform.machine()}",
+    }
+    problems: list[str] = []
+    found |= _psycopg2(problems)
+    for package in ("psycopg", "gevent", "eventlet", "greenlet"):
+        found[package] = installed(package)
+    found["monkey_patched"] = _surroundings.monkey_patched()
+    if not installed_hubs():
+        problems.append("no hub is installed: pip install psycogreen[gevent], or [eventlet], or [asyncio]")
+    if why_pure is not None and "can't be imported" in why_pure:
+        problems.append(f"{why_pure}. Install psycogreen anew: pip install --force-reinstall --no-cache-dir psycogreen")
+    found["problems"] = problems
+    return found
+
+
+def installed(package: str) -> str | None:
+    """Return the version of a package, None if it is not there."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def installed_hubs() -> list[str]:
+    """Return the libraries on which psycopg2 can be green here."""
+    return [name for name in HUBS if installed("greenlet" if name == "asyncio" else name)]
+
+
+def _psycopg2(problems: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = dict.fromkeys(("psycopg2", "libpq", "libpq_error", "green", "postgresql", "connect_error"))
+    try:
+        psycopg2: Any = import_module("psycopg2")
+        extensions: Any = import_module("psycopg2.extensions")
+    except ImportError as exc:
+        absent = isinstance(exc, ModuleNotFoundError) and exc.name == "psycopg2"
+        what = "psycopg2 is not installed" if absent else f"psycopg2 can't be imported: {exc}"
+        problems.append(f"{what}. Install psycopg2-binary, or psycopg2 where there is a compiler")
+        return found
+    from psycogreen._libpq import libpq
+
+    found["psycopg2"] = psycopg2.__version__.partition(" ")[0]
+    number = extensions.libpq_version()
+    found["libpq"] = f"{number // 10000}.{number % 10000}"
+    found["green"] = ["queries", "connecting"]
+    try:
+        libpq()
+    except psycopg2.NotSupportedError as exc:
+        found["libpq_error"] = str(exc)
+        problems.append(f"COPY and large objects raise NotSupportedError: {exc}")
+    else:
+        found["green"] += ["COPY", "large objects", "cancel"]
+    try:
+        # A server that drops packets would have it wait for minutes.
+        connection = psycopg2.connect("" if "PGCONNECT_TIMEOUT" in os.environ else "connect_timeout=5")
+    except psycopg2.Error as exc:
+        found["connect_error"] = " ".join(str(exc).split())
+    else:
+        found["postgresql"] = connection.get_parameter_status("server_version")
+        connection.close()
+    return found

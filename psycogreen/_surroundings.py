@@ -1,0 +1,33 @@
+"""What the coroutine libraries do in this process, found out without importing one."""
+
+import sys
+from typing import Any
+
+
+def hubs() -> tuple[str, ...]:
+    """Return the names of the libraries that have a hub, or a running event loop, in this thread."""
+    names = []
+    gevent: Any = sys.modules.get("gevent._hub_local")
+    if gevent is not None and gevent.get_hub_if_exists() is not None:
+        names.append("gevent")
+    eventlet: Any = sys.modules.get("eventlet.hubs")
+    if eventlet is not None and getattr(eventlet._threadlocal, "hub", None) is not None:
+        names.append("eventlet")
+    asyncio: Any = sys.modules.get("asyncio.events")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        names.append("asyncio")
+    return tuple(names)
+
+
+def monkey_patched() -> dict[str, tuple[str, ...]]:
+    """Return what each library has replaced in the standard library: the names of modules."""
+    patched = {}
+    gevent: Any = sys.modules.get("gevent.monkey")
+    if gevent is not None and gevent.saved:
+        patched["gevent"] = tuple(sorted(name for name in gevent.saved if not name.startswith("_gevent")))
+    eventlet: Any = sys.modules.get("eventlet.patcher")
+    # psycogreen itself notes "psycopg" there.
+    modules = sorted(eventlet.already_patched.keys() - {"psycopg"}) if eventlet is not None else []
+    if modules:
+        patched["eventlet"] = tuple(modules)
+    return patched
