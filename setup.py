@@ -1,4 +1,4 @@
-"""Build of the optional extension; everything else is in pyproject.toml."""
+"""The build of the optional extensions. Everything else is in pyproject.toml."""
 
 import os
 import sys
@@ -22,14 +22,14 @@ class BuildExt(build_ext):
             self.built = True
         except (BaseError, CompileError, LinkError) as exc:
             pure(exc)
-            raise  # setuptools goes on: the extension is optional
+            raise  # setuptools goes on, because the extension is optional
 
 
 class BdistWheel(bdist_wheel):
     def get_tag(self):
-        # A wheel without any compiled module fits every platform. pip keeps the
-        # wheels that it builds: tagged as a compiled one, it would serve this
-        # platform when there is a compiler again.
+        # A wheel without compiled modules fits every platform. pip caches the wheels
+        # that it builds: tagged for this platform, the pure wheel would be installed
+        # even when a compiler is there later.
         if not self.get_finalized_command("build_ext").built:
             self.root_is_pure = True
         return super().get_tag()

@@ -1,8 +1,8 @@
 """Which process a wait belongs to.
 
-A child process has copies of the greenlets that wait in its parent, and the hub
-may wake them there. Their sockets are the parent's. So each wait notes the
-number of the process in which it began, and looks at it whenever it goes on.
+A child process has copies of the greenlets that wait in its parent, and the child's hub
+may wake these copies. Their sockets are the parent's. So each wait stores the number of
+the process in which it began, and compares it whenever it goes on.
 """
 
 import os
@@ -11,13 +11,13 @@ from typing import Any
 
 from psycogreen import _waiters
 
-# Counts the forks that led to this process. While a fork is under way it is
-# negative: another library's at-fork handler may run in the child before ours, and
-# then only the process id says which process this is.
+# The number of this process: how many forks led to it. While a fork is under way, this is
+# the bitwise complement, a negative number. Another library's at-fork handler may run in
+# the child before ours, and then only the process id says which process this is.
 count = 0
 _pid = os.getpid()
 
-# The copies that were woken. If the collector took them, their `finally` blocks would run.
+# The copies that were woken. If they were collected, their `finally` blocks would run.
 _copies: list[Any] = []
 
 
@@ -37,9 +37,10 @@ def is_copy(begun: int) -> bool:
 
 
 def disconnect(conn: Any) -> None:
-    """Replace the socket of *conn*, which is the parent's, so that libpq closes another file.
+    """Replace the socket of *conn*, which is the parent's, by /dev/null.
 
-    libpq would say goodbye to the server through it.
+    When libpq closes the connection, it would otherwise send a Terminate message through
+    the parent's socket.
     """
     fd = conn.fileno()
     if fd >= 0:
@@ -49,9 +50,9 @@ def disconnect(conn: Any) -> None:
 
 
 def abandon(adapter: Any) -> None:
-    """Park the running greenlet for ever: it is a copy of one that waits in the parent process.
+    """Park the running greenlet for ever: it is a copy of a greenlet that waits in the parent process.
 
-    Only an exception thrown into it leaves: a kill, or the end of a hub that has nothing to do.
+    Only an exception thrown into the greenlet ends this: a kill, or the hub's when it has nothing to do.
     """
     _copies.append(_waiters.getcurrent())
     while True:

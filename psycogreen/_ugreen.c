@@ -30,7 +30,7 @@ static void *(*uwsgi_current)(void);
 /* The uwsgi module's functions. */
 static PyObject *wait_fd_read, *suspend_request;
 
-/* The one in which uWSGI runs all requests. */
+/* The state of the thread in which uWSGI runs all requests. */
 static PyThreadState *thread;
 
 /* The context variables with which each request begins. */
@@ -94,7 +94,7 @@ static void exchange(Core *core)
     EXCHANGE(_PyErr_StackItem, exc_state);
     EXCHANGE(_PyErr_StackItem *, exc_info);
     EXCHANGE(PyObject *, context);
-    thread->context_ver++; /* or ContextVar.get() answers from its cache */
+    thread->context_ver++; /* otherwise ContextVar.get() returns a cached value */
 #if PY_VERSION_HEX >= 0x030B0000
     EXCHANGE(_PyStackChunk *, datastack_chunk);
     EXCHANGE(PyObject **, datastack_top);
@@ -104,12 +104,12 @@ static void exchange(Core *core)
 #endif
 }
 
-/* Give a request that begins context variables of its own. */
+/* Give a new request its own context variables. */
 static void begin(void)
 {
     PyObject *old = thread->context;
     if (first_context == NULL) {
-        /* Those that were set while the application was loaded. */
+        /* The context in which the application was loaded. */
         first_context = old == NULL ? PyContext_New() : PyContext_Copy(old);
         if (first_context == NULL)
             PyErr_Clear();
@@ -127,14 +127,14 @@ static void suspend(void *request)
     int held;
     Core *core;
 
-    if (request == NULL) { /* the main stack, before it goes to a request */
+    if (request == NULL) { /* the main stack is about to switch to a request */
         gil_kept = PyGILState_Check();
         uwsgi_suspend(NULL);
         request = uwsgi_current();
         core = find(request, 0);
         if (core == NULL || !core->suspended) {
             state = PyGILState_Ensure();
-            begin(); /* which may run finalizers, still on the main stack */
+            begin(); /* here on the main stack, because it may run finalizers */
             PyGILState_Release(state);
         }
         running = request;
@@ -148,7 +148,8 @@ static void suspend(void *request)
     exchange(core);
     running = NULL;
     PyGILState_Release(state);
-    /* The application holds it, in uwsgi.suspend(); uWSGI's own functions have given it back. */
+    /* In uwsgi.suspend(), called by the application, the request holds the GIL. uWSGI's
+       own functions have released it. */
     core->gave_gil = held && !gil_kept;
     if (core->gave_gil)
         PyEval_SaveThread();
@@ -179,26 +180,28 @@ static void resume(void *request)
     PyGILState_Release(state);
 }
 
-/* Return where in *plugin*, uWSGI's description of the Python plugin, *function* is; NULL if not just once. */
+/* Return the member of *plugin*, uWSGI's struct for the Python plugin, that is *function*.
+   Return NULL if no member is, or more than one. */
 static hook *slot(hook *plugin, hook function)
 {
-    hook *found = NULL;
+    hook *member = NULL;
     int i;
-    /* The struct has about 50 members, most of them pointers to functions; these two are the 22nd and the next. */
+    /* The struct has about 50 members, most of them pointers to functions. The two that
+       install() replaces are number 22 and 23. */
     for (i = 0; i < 40; i++)
         if (plugin[i] == function) {
-            if (found != NULL)
+            if (member != NULL)
                 return NULL;
-            found = &plugin[i];
+            member = &plugin[i];
         }
-    return found;
+    return member;
 }
 
 PyDoc_STRVAR(install_doc,
 "install()\n--\n\n"
-"Have the Python plugin of uWSGI, in which this runs, keep what CPython needs for each suspended request.\n\n"
+"Make the Python plugin of this process's uWSGI keep CPython's state for each suspended request.\n\n"
 "Raises:\n"
-"    RuntimeError: Its plugin has no known form, or this is not its main interpreter.");
+"    RuntimeError: The plugin is not one that psycogreen knows, or this is not its main interpreter.");
 
 static PyObject *install(PyObject *self, PyObject *unused)
 {
@@ -211,7 +214,7 @@ static PyObject *install(PyObject *self, PyObject *unused)
         return NULL;
     }
     plugin = dlsym(RTLD_DEFAULT, "python_plugin");
-    if (plugin == NULL) /* a plugin in a file of its own, as Debian has it */
+    if (plugin == NULL) /* the plugin is a file of its own, as Debian's is */
         plugin = dlsym(RTLD_DEFAULT, "python" Py_STRINGIFY(PY_MAJOR_VERSION) Py_STRINGIFY(PY_MINOR_VERSION) "_plugin");
     uwsgi_current = (void *(*)(void))dlsym(RTLD_DEFAULT, "simple_current_wsgi_req");
     uwsgi_suspend = (hook)dlsym(RTLD_DEFAULT, "uwsgi_python_suspend");
@@ -230,7 +233,7 @@ static PyObject *install(PyObject *self, PyObject *unused)
 
 PyDoc_STRVAR(use_doc,
 "use(uwsgi)\n--\n\n"
-"Have wait() call the functions of the module *uwsgi*.");
+"Make wait() call the functions of the module *uwsgi*.");
 
 static PyObject *use(PyObject *self, PyObject *uwsgi)
 {
@@ -243,8 +246,8 @@ static PyObject *use(PyObject *self, PyObject *uwsgi)
 
 PyDoc_STRVAR(core_doc,
 "core()\n--\n\n"
-"Return a number that stands for the async core whose request runs, 0 on the main stack, None in another thread.\n\n"
-"It knows from what install() has put in.");
+"Return a number that identifies the running request's async core; 0 on the main stack, None in another thread.\n\n"
+"Without install() it always returns None.");
 
 static PyObject *core(PyObject *self, PyObject *unused)
 {
@@ -256,7 +259,7 @@ static PyObject *core(PyObject *self, PyObject *unused)
 PyDoc_STRVAR(wait_doc,
 "wait(fd)\n--\n\n"
 "Suspend the running request until *fd* can be read.\n\n"
-"No signal handler runs in between, whose exception would leave *fd* registered.\n\n"
+"No signal handler runs between the two calls: its exception would leave *fd* registered.\n\n"
 "Raises:\n"
 "    OSError: uWSGI can't watch *fd*.");
 
@@ -273,12 +276,12 @@ PyDoc_STRVAR(timer_doc,
 "timer(seconds)\n--\n\n"
 "Return a new descriptor that can be read once *seconds* have passed.\n\n"
 "Raises:\n"
-"    OSError: None is to be had.");
+"    OSError: No descriptor is free.");
 
 static PyObject *timer(PyObject *self, PyObject *seconds)
 {
 #ifdef __linux__
-    struct itimerspec when = {{0, 0}, {0, 1}}; /* 0 would be never */
+    struct itimerspec when = {{0, 0}, {0, 1}}; /* 0 would disarm the timer */
     double left = PyFloat_AsDouble(seconds);
     int fd;
     if (left == -1 && PyErr_Occurred())
@@ -309,7 +312,7 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
     "psycogreen._ugreen",
-    "Keeping CPython's state for each of uGreen's stacks; see the source.",
+    "CPython's state for each of uGreen's stacks; see the source.",
     -1,
     methods,
 };

@@ -38,16 +38,16 @@ class _Eventlet:
         return getattr(eventlet.hubs._threadlocal, "hub", None)
 
     def wait_read(self, fd: int, timeout: float) -> None:
-        # Under a number of its own: the hub has one reader for each, and that one
-        # may be the user's, whose greenlet listens for notifications.
+        # On a duplicate: the hub allows one reader for each number, and the reader of
+        # *fd* may be a greenlet of the user's that listens for notifications.
         hub = eventlet.hubs.get_hub()
         if not hasattr(hub, "_psycogreen_waker"):
             _waker(hub)
-        own = os.dup(fd)
+        duplicate = os.dup(fd)
         try:
-            eventlet.hubs.trampoline(own, read=True)
+            eventlet.hubs.trampoline(duplicate, read=True)
         finally:
-            os.close(own)
+            os.close(duplicate)
 
     def wait_write(self, fd: int, timeout: float) -> None:
         eventlet.hubs.trampoline(fd, write=True)
@@ -59,7 +59,7 @@ class _Eventlet:
         waiting = True
 
         def wake(fd: int) -> None:
-            # The hub may call it once for each event.
+            # The hub may call this for both events.
             if waiting:
                 me.switch()
 
@@ -88,19 +88,20 @@ class _Eventlet:
         return eventlet.Timeout(seconds)
 
     def getaddrinfo(self, host: str) -> list[Any]:
-        found: list[Any]
+        addresses: list[Any]
         if _GREENDNS:
-            found = eventlet.green.socket.getaddrinfo(host, None, type=_socket.SOCK_STREAM)
+            addresses = eventlet.green.socket.getaddrinfo(host, None, type=_socket.SOCK_STREAM)
         else:
-            found = eventlet.tpool.execute(_socket.getaddrinfo, host, None, type=_socket.SOCK_STREAM)
-        return found
+            addresses = eventlet.tpool.execute(_socket.getaddrinfo, host, None, type=_socket.SOCK_STREAM)
+        return addresses
 
     def call_soon(self, hub: Any, fn: Callable[..., object], *args: Any) -> None:
         if self.current() is hub and greenlet.getcurrent() is not hub.greenlet:
             hub.schedule_call_global(0, fn, *args)
         else:
-            # In the hub's greenlet this may be a signal handler within poll().
-            # Another thread, or a handler within prepare_timers(), could lose a timer.
+            # In the hub's greenlet, this may be a signal handler inside poll(), which
+            # does not see a new timer. Another thread, or a signal handler inside
+            # prepare_timers(), could lose the timer.
             _waker(hub).call(fn, args)
 
     def wait_for_ever(self) -> None:
@@ -148,10 +149,10 @@ class _Watch:
 
 
 class _Waker:
-    """A pipe that a hub watches, for what comes from outside of its loop.
+    """A pipe that wakes a hub for calls from signal handlers and other threads.
 
-    It is there before it is needed: the poll() that a signal handler interrupts
-    goes on with the descriptors that it began with.
+    It must exist before the first such call. A poll() that a signal handler interrupts
+    goes on with the descriptors with which it began.
     """
 
     def __init__(self, hub: Any) -> None:
@@ -167,13 +168,13 @@ class _Waker:
         os.close(self._writing)
 
     def call(self, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
-        """Have the hub call *fn*."""
+        """Make the hub call *fn*."""
         self._calls.append((fn, args))
-        with contextlib.suppress(BlockingIOError):  # full of wake-ups that the hub has not seen
+        with contextlib.suppress(BlockingIOError):  # the pipe is full of wake-ups for the hub already
             _os.write(self._writing, b"w")
 
     def renew(self) -> None:
-        """Replace the pipe, which is the parent process's, under the same numbers."""
+        """Replace the pipe, which is the parent process's, by a new one with the same numbers."""
         for mine, new in zip((self._reading, self._writing), os.pipe(), strict=True):
             os.set_blocking(new, False)
             os.dup2(new, mine, inheritable=False)
@@ -188,7 +189,7 @@ class _Waker:
             self._hub.schedule_call_global(0, fn, *args)
 
 
-# The hubs that have one.
+# The hubs that have a waker.
 _hubs: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 
@@ -202,7 +203,8 @@ def _waker(hub: Any) -> _Waker:
 
 
 def _after_fork_in_child() -> None:
-    # eventlet's epoll instance is the parent's too: what the child removes from it, the parent misses.
+    # The child shares the epoll instance of eventlet's hub with its parent. If the child
+    # removed a descriptor from it, the parent would miss that descriptor's events.
     for hub in list(_hubs):
         hub._psycogreen_waker.renew()
         poll: Any = getattr(hub, "poll", None)
@@ -235,9 +237,8 @@ def eventlet_wait_callback(conn: Any, timeout: float = -1) -> None:
 
     Args:
         conn: The connection that waits.
-        timeout: Accepted for the sake of code written for release 1.0.2,
-            where it has no effect: -1 means no limit. Put an
-            ``eventlet.Timeout`` around the query instead.
+        timeout: No effect. It is there for code written for release 1.0.2, where it
+            has no effect either. Put an ``eventlet.Timeout`` around the query instead.
 
     Raises:
         psycopg2.Error: The query, the connection or the poll failed.
@@ -261,7 +262,7 @@ def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
         ImportError: psycopg2 is not installed or has no wait callbacks.
     """
     register(eventlet_wait_callback, _adapter, connections, cancel)
-    # A later eventlet.monkey_patch() would put eventlet's own callback there.
+    # Otherwise a later eventlet.monkey_patch() would register eventlet's own callback.
     eventlet.patcher.already_patched["psycopg"] = True
 
 

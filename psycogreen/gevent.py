@@ -40,8 +40,8 @@ class _Gevent:
         return gevent.Timeout(seconds)
 
     def getaddrinfo(self, host: str) -> list[Any]:
-        found: list[Any] = gevent.socket.getaddrinfo(host, None, type=gevent.socket.SOCK_STREAM)
-        return found
+        addresses: list[Any] = gevent.socket.getaddrinfo(host, None, type=gevent.socket.SOCK_STREAM)
+        return addresses
 
     def call_soon(self, hub: Any, fn: Callable[..., object], *args: Any) -> None:
         hub.loop.run_callback_threadsafe(fn, *args)

@@ -218,8 +218,8 @@ class _Uwsgi:
         return WaitTimeout(seconds, core)
 
     def getaddrinfo(self, host: str) -> list[Any]:
-        found: list[Any] = self.run_in_thread(lambda: _socket.getaddrinfo(host, None, type=_socket.SOCK_STREAM))
-        return found
+        addresses: list[Any] = self.run_in_thread(lambda: _socket.getaddrinfo(host, None, type=_socket.SOCK_STREAM))
+        return addresses
 
     def call_soon(self, hub: _Core, fn: Callable[..., object], *args: Any) -> None:
         self._pending_calls.append((fn, args))

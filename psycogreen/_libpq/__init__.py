@@ -1,8 +1,8 @@
 """The libpq that psycopg2 itself loaded, through ctypes.
 
-The functions are looked up in psycopg2's extension module: the dynamic linker
-then searches what that module is linked with, so that connections are handed
-to the very library that made them, also where a wheel brings its own.
+libpq() looks up the functions in psycopg2's extension module, and the dynamic linker
+then searches the libraries with which that module is linked. So each connection goes to
+the library that made it, also where psycopg2's wheel contains its own libpq.
 """
 
 import ctypes
@@ -10,8 +10,8 @@ import functools
 from ctypes import POINTER, c_char_p, c_int, c_void_p
 from typing import Any
 
-# Result and argument types. Pointers to libpq's own structures are c_void_p,
-# and so are strings that the caller must free.
+# Result and argument types. c_void_p stands for pointers to libpq's structures, and for
+# strings that the caller must free.
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "PQlibVersion": (c_int, []),
     "PQstatus": (c_int, [c_void_p]),
@@ -45,16 +45,16 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
 
 @functools.cache
 def libpq() -> ctypes.PyDLL:
-    """Return psycopg2's libpq; calls into it keep the GIL.
+    """Return psycopg2's libpq. Its functions keep the GIL.
 
-    Call only what does not block: green connections are in libpq's
-    non-blocking mode. For the ``PGconn *`` take ``connection.pgconn_ptr``,
-    anew each time: it is None once the connection is closed.
+    Call only functions that do not block: green connections are in libpq's non-blocking
+    mode. Read ``connection.pgconn_ptr``, the ``PGconn *``, anew for each call: it is None
+    once the connection is closed.
 
     Raises:
-        psycopg2.NotSupportedError: The functions can't be reached, because
-            psycopg2 contains libpq instead of loading it, or because the
-            platform does not look into the libraries of a library.
+        psycopg2.NotSupportedError: The functions can't be reached: psycopg2 is linked
+            statically with libpq, or the platform's linker does not search the
+            libraries of a library.
     """
     import psycopg2
     from psycopg2 import extensions

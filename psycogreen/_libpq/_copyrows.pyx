@@ -1,7 +1,8 @@
 # cython: language_level=3
-"""Between libpq and a file, the rows of a COPY, compiled.
+"""Moving the rows of a COPY between libpq and a file, compiled.
 
-libpq is not linked: its functions are the ones that psycopg2 loaded.
+This module is not linked with libpq. It calls the functions of the libpq that psycopg2
+loaded.
 """
 
 import ctypes
@@ -39,7 +40,7 @@ cdef int load() except -1:
 
 
 def write_rows(uintptr_t pgconn, write, codec, double until):
-    """Call *write* for each row that libpq holds; see ``_libpq/_copyrows_py.py``."""
+    """Call *write* for each row that libpq holds; see ``_copyrows_py.py``."""
     cdef char *row = NULL
     cdef int length
     cdef int rows = 0
@@ -70,7 +71,7 @@ def write_rows(uintptr_t pgconn, write, codec, double until):
 
 
 def read_rows(read, size, codec, Py_ssize_t enough, double until):
-    """Collect what *read* returns; see ``_libpq/_copyrows_py.py``."""
+    """Collect what *read* returns; see ``_copyrows_py.py``."""
     cdef list pieces = []
     cdef Py_ssize_t length = 0
     cdef bint ended = True

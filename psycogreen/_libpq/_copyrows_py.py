@@ -1,7 +1,7 @@
-"""Between libpq and a file, the rows of a COPY, in pure Python.
+"""Moving the rows of a COPY between libpq and a file, in pure Python.
 
-It is the reference for ``_libpq/_copyrows.pyx`` and takes its place where that one
-was not built. Three calls into libpq through ctypes for each row are slow.
+This module is the reference for ``_copyrows.pyx``, and takes its place where that was
+not built. It is slower: it makes three calls through ctypes for each row.
 """
 
 import time
@@ -20,17 +20,17 @@ def write_rows(pgconn: int, write: Callable[[Any], object] | None, codec: str | 
 
     Args:
         pgconn: Address of the connection's ``PGconn``.
-        write: None has the rows dropped.
-        codec: What the rows are decoded with; None leaves them bytes.
-        until: When to stop, by ``time.perf_counter()``.
+        write: The file's ``write()``; None drops the rows.
+        codec: The codec that decodes the rows; None leaves them bytes.
+        until: The time to stop, by ``time.perf_counter()``.
 
     Returns:
-        Greater than 0 if it was stopped by *until*. Otherwise what
-        PQgetCopyData returned: 0 if the next row has not come in yet, -1 at
-        the end of the COPY, -2 for an error.
+        A number above 0 if the time *until* has come. Otherwise the result of
+        PQgetCopyData(): 0 if the next row has not come in yet, -1 at the end of the
+        COPY, -2 for an error.
 
     Raises:
-        Exception: What *write* or decoding raised; that row is gone.
+        Exception: *write* or the decoding raised it. That row is lost.
     """
     functions = libpq()
     row = c_void_p()
@@ -51,19 +51,19 @@ def write_rows(pgconn: int, write: Callable[[Any], object] | None, codec: str | 
 def read_rows(
     read: Callable[[int], Any], size: int, codec: str, enough: int, until: float
 ) -> tuple[bytes, bool, Exception | bytes | None]:
-    """Collect what *read* returns.
+    """Call *read* until there is enough data.
 
     Args:
-        read: It is called with *size*.
-        size: The size.
-        codec: What text is encoded with.
-        enough: Bytes after which to stop.
-        until: When to stop, by ``time.perf_counter()``.
+        read: The file's ``read()``.
+        size: The argument for *read*.
+        codec: The codec that encodes text.
+        enough: The number of bytes after which to stop.
+        until: The time to stop, by ``time.perf_counter()``.
 
     Returns:
-        What was read; whether that was all; and what is wrong with the rest:
-        what *read* or encoding raised, or what to tell the server where
-        *read* returned neither text nor bytes. None if nothing is wrong.
+        The data; whether the file has ended; and the failure. That is None, the
+        exception that *read* or the encoding raised, or, where *read* returned
+        neither text nor bytes, an error's text for the server.
     """
     pieces: list[bytes] = []
     length = 0

@@ -1,6 +1,6 @@
-"""Queries with binary parameters and a binary result, over psycopg2's libpq.
+"""Queries with binary parameters and a binary result, through psycopg2's libpq.
 
-psycopg2 sends and receives text. A bytea is twice as long in text, and both sides
+psycopg2 sends and receives text. A bytea is twice as long in text, and both sides must
 parse it; for bulk data that costs more than the transfer.
 """
 
@@ -23,11 +23,11 @@ CONNECTION_BAD = 1
 class BinaryQueries:
     """Queries on one connection, one after the other.
 
-    The wait callback is called with this object in the place of the connection:
-    it has poll() and fileno(), so these queries wait as ordinary ones do.
+    The wait callback gets this object in the place of the connection. It has poll() and
+    fileno(), so these queries wait as ordinary ones do.
 
-    psycopg2 does not know of the query. The caller keeps other greenlets away from
-    the connection meanwhile, by `psycogreen._psycopg2.exclusive.exclusive`.
+    psycopg2 does not know of these queries. So the caller must keep other greenlets away
+    from the connection, by `psycogreen._psycopg2.exclusive.exclusive`.
     """
 
     def __init__(self, conn: Any) -> None:
@@ -35,7 +35,7 @@ class BinaryQueries:
         self._flushed = True
         self._result: int | None = None
         self.fileno: Callable[[], int] = conn.fileno
-        # The wait loop calls it when an exception ends the wait.
+        # The wait loop calls this when an exception ends the wait.
         self._green_interrupted = conn._green_interrupted
 
     def value(self, query: bytes, *parameters: bytes) -> bytes:
@@ -44,8 +44,8 @@ class BinaryQueries:
         *parameters* are the values of $1 and so on, in binary format.
 
         Raises:
-            psycopg2.OperationalError: The query failed or the connection is
-                lost. It has libpq's message and no SQLSTATE, as the errors of
+            psycopg2.OperationalError: The query failed, or the connection is lost. The
+                error has libpq's message and no SQLSTATE, like the errors of
                 psycopg2's large objects.
             BaseException: An exception was thrown into the waiting greenlet. The
                 connection is closed, as after psycopg2's own queries.
@@ -82,7 +82,7 @@ class BinaryQueries:
             if unsent > 0:
                 return POLL_WRITE
             self._flushed = True
-            # An error of PQflush() is reported by the connection and by the result.
+            # After an error of PQflush(), value() raises libpq's message.
             return POLL_READ if unsent == 0 else POLL_OK
         if not pq.PQconsumeInput(pgconn):
             return POLL_OK  # the connection is lost
@@ -100,7 +100,7 @@ class BinaryQueries:
         error = psycopg2.OperationalError(pq.PQerrorMessage(pgconn).decode("utf-8", "replace"))
         if pgconn is not None and pq.PQstatus(pgconn) == CONNECTION_BAD:
             with contextlib.suppress(psycopg2.Error):
-                extensions.connection.poll(self._conn)  # so that psycopg2 notices the loss
+                extensions.connection.poll(self._conn)  # psycopg2 notices that the connection is lost
         return error
 
     def _clear(self) -> None:
@@ -110,18 +110,18 @@ class BinaryQueries:
 
 
 def wait(conn: Any, polled: Any) -> None:
-    """Wait until *polled*, which stands in for *conn*, is done.
+    """Wait until *polled*, which takes the place of *conn*, is done.
 
     Raises:
-        BaseException: An exception was thrown into the greenlet. *conn* is closed,
-            as psycopg2 closes it after an exception in its own queries.
+        BaseException: An exception was thrown into the greenlet. *conn* is closed, as
+            after an exception in psycopg2's own queries.
     """
     callback = extensions.get_wait_callback()
     try:
         if callback is not None:
             callback(polled)
             return
-        # Its user took the callback away in order to block.
+        # The user removed the callback in order to block.
         while (state := polled.poll()) != POLL_OK:
             wait_in_thread(conn._green_adapter, polled.fileno(), state, None)
     except BaseException:
@@ -130,7 +130,7 @@ def wait(conn: Any, polled: Any) -> None:
 
 
 def may_wait_in_hub(adapter: Adapter) -> bool:
-    """Tell whether the running code may let others run: in a hub, while there is a wait callback."""
+    """Return whether the thread has a hub and a wait callback is set, so that other greenlets can run meanwhile."""
     return adapter.current() is not None and extensions.get_wait_callback() is not None
 
 

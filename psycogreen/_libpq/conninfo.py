@@ -1,4 +1,4 @@
-"""Connection parameters as libpq takes them: from the DSN, a service file, the environment and its defaults."""
+"""Connection parameters as libpq collects them: from the DSN, a service file, the environment and its defaults."""
 
 import _socket
 import functools
@@ -11,12 +11,12 @@ from psycopg2 import extensions
 
 from psycogreen._libpq import libpq
 
-# Any value that libpq refuses does. It looks at sslmode only once it has put
-# the parameters together, and before it looks for a server.
+# A value that libpq refuses. libpq checks sslmode after it has collected the parameters
+# and before it looks for a server. So PQconnectStart() with it connects to nothing.
 INVALID_SSLMODE = "psycogreen"
 
-# What is behind os.environ, which encodes and decodes, and raises and catches
-# an exception for each variable that is not set: a third of a connect's cost.
+# The dictionary inside os.environ. os.environ itself encodes and decodes, and raises and
+# catches an exception for each variable that is not set: a third of a connect's cost.
 _environ: Any = getattr(os.environ, "_data", os.environ)
 _key: Callable[[str], Any] = getattr(os.environ, "encodekey", str)
 _SERVICE = _key("PGSERVICE")
@@ -35,13 +35,13 @@ _KEYS = frozenset([_SERVICE, *(variable for _, variable in _VARIABLES)])
 
 
 class Host:
-    """One place in libpq's list of hosts.
+    """One entry of libpq's list of hosts.
 
     Attributes:
-        host: A name, an address, the directory of a unix socket, or nothing.
-        hostaddr: The address that libpq is told to use, or nothing.
+        host: A name, an address, the directory of a unix socket, or "".
+        hostaddr: The parameter hostaddr, or "". It overrides *host* as the address.
         port: The port.
-        resolved: *hostaddr* is what *host* resolved to.
+        resolved: Whether *hostaddr* comes from resolving *host*.
     """
 
     __slots__ = ("host", "hostaddr", "port", "resolved")
@@ -54,7 +54,7 @@ class Host:
 
     @property
     def is_socket(self) -> bool:
-        """Whether it is a unix socket, abstract ones (``@``) included."""
+        """Whether this is a unix socket. An abstract one begins with ``@``."""
         return not self.hostaddr and (not self.host or self.host[0] == "@" or os.path.isabs(self.host))
 
     @property
@@ -63,7 +63,7 @@ class Host:
         return not (self.hostaddr or self.is_socket or _is_address(self.host))
 
     def __str__(self) -> str:
-        """What libpq calls it in ``connection to server ... failed``."""
+        """Return the words for this host in libpq's message ``connection to server ... failed``."""
         if self.is_socket:
             return f'on socket "{self.host}/.s.PGSQL.{self.port}"'
         if self.resolved:
@@ -83,16 +83,16 @@ def _is_address(host: str) -> bool:
 
 
 def parameters(dsn: str) -> dict[str, str] | None:
-    """Return the parameters that libpq would use for *dsn*: those that decide where and how to connect.
+    """Return the parameters in _VARIABLES that libpq would use for *dsn*.
 
-    None: libpq refuses *dsn*, and says why when asked to connect with it. With
-    "service", they come from a service file, too.
+    Return None if libpq refuses *dsn*: a connect with *dsn* then raises libpq's error.
+    The key "service" is there if some values may come from a service file.
     """
     try:
         given: dict[str, str] = extensions.parse_dsn(dsn)
     except psycopg2.Error:
         return None
-    # A service file comes between the DSN and the environment. Only libpq knows where it is.
+    # A service file overrides the environment, and the DSN overrides both. Only libpq can find that file.
     if "service" in given or _SERVICE in _environ:
         try:
             used = _ask(libpq(), given)
@@ -110,21 +110,21 @@ def parameters(dsn: str) -> dict[str, str] | None:
     return used
 
 
-# What the environment says, and connect_timeout() for DSNs by their hash, as a DSN may hold
-# a password. These DSNs are handed to libpq as they are: if two had the same
+# The result of _settings(), and connect_timeout() by the hash of a DSN. Not by the DSN,
+# which may contain a password. libpq gets these DSNs unchanged: if two DSNs had the same
 # hash, only the timeout would be wrong.
 _direct: tuple[tuple[Any, ...], dict[int, int | None]] = ((), {})
 _MAX_DIRECT = 1000
 
 
 def _settings() -> tuple[Any, ...]:
-    """Return what the environment says, in any form."""
-    # With a set the view looks up the members of that.
+    """Return the values of all variables in _KEYS, to compare."""
+    # isdisjoint() with a set looks up the set's members only.
     return () if _environ.keys().isdisjoint(_KEYS) else tuple(map(_environ.get, _KEYS))
 
 
 def add_direct(dsn: str, seconds: int | None) -> None:
-    """Remember that *dsn* needs no more than a limit of *seconds*: its only host is a socket or an address."""
+    """Remember that libpq can connect with *dsn* as it is, within *seconds*: its only host needs no resolving."""
     global _direct
     settings = _settings()
     if settings != _direct[0] or len(_direct[1]) >= _MAX_DIRECT:
@@ -133,10 +133,10 @@ def add_direct(dsn: str, seconds: int | None) -> None:
 
 
 def direct_timeout(dsn: str) -> int | None:
-    """Return what add_direct() remembered of *dsn*.
+    """Return the seconds that add_direct() stored for *dsn*; None for no limit.
 
     Raises:
-        KeyError: Nothing, or the environment was another one.
+        KeyError: add_direct() stored nothing, or the environment has changed since.
     """
     settings, timeouts = _direct
     if settings != _settings():
@@ -145,10 +145,10 @@ def direct_timeout(dsn: str) -> int | None:
 
 
 def _ask(library: Any, given: dict[str, str]) -> dict[str, str] | None:
-    """Return the parameters in _VARIABLES as libpq itself puts them together."""
+    """Return the parameters in _VARIABLES as libpq itself collects them; None if it refuses them."""
     import ctypes
 
-    # PQconndefaults() would do if it were not for a service named in the DSN.
+    # Not PQconndefaults(), which does not know a service named in the DSN.
     dsn = extensions.make_dsn(**given | {"sslmode": INVALID_SSLMODE})
     conn = library.PQconnectStart(os.fsencode(dsn))
     try:
@@ -158,8 +158,8 @@ def _ask(library: Any, given: dict[str, str]) -> dict[str, str] | None:
         wanted = {name.encode() for name, _ in _VARIABLES} | {b"sslmode"}
         used = {}
         try:
-            # An array of PQconninfoOption: six strings, of which the first is
-            # the keyword and the fourth the value, and an integer.
+            # An array of PQconninfoOption. Each is six pointers to strings (the first
+            # is the keyword, the fourth the value) and an integer.
             address, size = options, 7 * ctypes.sizeof(ctypes.c_void_p)
             while (keyword := ctypes.c_char_p.from_address(address).value) is not None:
                 if keyword in wanted:
@@ -172,18 +172,18 @@ def _ask(library: Any, given: dict[str, str]) -> dict[str, str] | None:
     finally:
         library.PQfinish(conn)
     if used.pop("sslmode", None) != INVALID_SSLMODE:
-        return None  # it did not come as far as that, the service is unknown for instance
+        return None  # libpq stopped before it checked sslmode: the service is unknown, for instance
     return used
 
 
 @functools.cache
 def _defaults() -> tuple[str, str]:
-    """Return the host and the port that are compiled into libpq."""
+    """Return the default host and port that are compiled into libpq."""
     try:
         library = libpq()
     except psycopg2.NotSupportedError:
         return "", "5432"
-    # Empty parameters keep out what is in the environment.
+    # Empty parameters override the environment.
     conn = library.PQconnectStart(f"host='' hostaddr='' port='' sslmode={INVALID_SSLMODE}".encode())
     try:
         return os.fsdecode(library.PQhost(conn) or b""), os.fsdecode(library.PQport(conn) or b"5432")
@@ -192,7 +192,7 @@ def _defaults() -> tuple[str, str]:
 
 
 def hosts(used: dict[str, str]) -> list[Host] | None:
-    """Return the hosts that the parameters *used* list, in their order; None if the numbers don't match.
+    """Return the hosts in the parameters *used*, in order; None if host, hostaddr and port differ in length.
 
     See libpq's documentation, "Specifying Multiple Hosts".
     """
@@ -216,10 +216,10 @@ def hosts(used: dict[str, str]) -> list[Host] | None:
 
 
 def connect_timeout(used: dict[str, str]) -> int | None:
-    """Return the seconds that libpq gives to one address; None for no limit.
+    """Return the seconds after which libpq gives up on one address; None for no limit.
 
     Raises:
-        ValueError: It is not an integer; the message is libpq's.
+        ValueError: connect_timeout is not an integer; the message is libpq's.
     """
     text = used.get("connect_timeout")
     if text is None:
@@ -231,5 +231,5 @@ def connect_timeout(used: dict[str, str]) -> int | None:
     seconds = int(text)
     if seconds <= 0:
         return None
-    # Until version 16 libpq counted in whole seconds of the clock.
+    # libpq 16 and earlier count whole seconds, and raise 1 to 2.
     return seconds if extensions.libpq_version() >= 170000 else max(2, seconds)

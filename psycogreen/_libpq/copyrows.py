@@ -1,4 +1,4 @@
-"""The rows of a COPY, between libpq and a file: compiled or in pure Python."""
+"""The choice between the compiled and the pure module that move the rows of a COPY."""
 
 from psycogreen._implementation import implementation
 
@@ -6,7 +6,7 @@ if implementation == "cython":
     try:
         from psycogreen._libpq._copyrows import read_rows, write_rows
     except ImportError:
-        # It is an extension of its own, and its build alone may have failed.
+        # This extension was not built, although the wait loop was.
         from psycogreen._libpq._copyrows_py import read_rows, write_rows
 else:
     from psycogreen._libpq._copyrows_py import read_rows, write_rows
