@@ -1,9 +1,8 @@
-"""The suite: one pytest process runs with one hub and one loop.
+"""The suite. One pytest process runs with one hub and one wait loop.
 
-PSYCOGREEN_TEST_HUB names the hub, gevent or eventlet; the loop is the one
-that psycogreen chooses (PSYCOGREEN_NO_EXTENSIONS=1 makes it the pure one).
-``run_matrix.py`` runs all combinations. The process itself runs in the main
-greenlet: what is to run beside others, tests spawn into the hub.
+PSYCOGREEN_TEST_HUB names the hub: gevent, eventlet or asyncio. psycogreen chooses the
+loop: with PSYCOGREEN_NO_EXTENSIONS=1 the pure one. ``run_matrix.py`` runs all
+combinations. A test runs in the main greenlet, and spawns other greenlets into the hub.
 """
 
 import gc
@@ -11,7 +10,7 @@ import signal
 
 import pytest
 
-# As in the tests themselves, an assert there says what it compared.
+# In these packages too, a failed assert shows the values that it compared.
 pytest.register_assert_rewrite("hubs", "support")
 
 pytest_plugins = (
@@ -32,10 +31,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_finish() -> None:
-    """Hide from the garbage collector the objects that the tests are made of.
+    """Hide the objects of pytest and of the tests' modules from the garbage collector.
 
-    They outnumber all others, and many tests collect garbage, or look through
-    all objects, again and again.
+    They are more than all others, and many tests collect garbage or look through all
+    objects again and again.
     """
     gc.collect()
     gc.freeze()

@@ -1,7 +1,7 @@
-"""Application servers with psycogreen in them: start one, ask it by many at once, stop it.
+"""Application servers that use psycogreen, for the tests of the examples.
 
-For the tests of the examples: they are processes of their own, and the
-process of the tests asks them from native threads.
+A server is a process of its own. Native threads of the tests' process send the
+requests.
 """
 
 import os
@@ -23,17 +23,17 @@ from support.processes import ROOT, child_environment, leash
 from support.server_state import Observer
 from support.waiting import PATIENCE, wait_until
 
-#: The environment that chooses the loop of the server's process, by `psycogreen.implementation`.
+#: The variables that choose the loop of the server's process, by `psycogreen.implementation`.
 LOOPS = {"cython": {"PSYCOGREEN_NO_EXTENSIONS": ""}, "python": {"PSYCOGREEN_NO_EXTENSIONS": "1"}}
 
 
 class Server:
-    """A server's process. Its sessions in PostgreSQL bear a name of their own."""
+    """A server's process. Its sessions in PostgreSQL have an application_name of their own."""
 
     def __init__(self, command: Sequence[str], cwd: Path, environment: Mapping[str, str], dsn: str) -> None:
-        #: Of 127.0.0.1; put in for ``{port}`` in the command's arguments.
+        #: The port on 127.0.0.1. It replaces ``{port}`` in the command's arguments.
         self.port = free_port()
-        #: application_name of its sessions.
+        #: The application_name of its sessions.
         self.name = f"psycogreen-{uuid.uuid4().hex[:12]}"
         self._dsn = dsn
         self._log = tempfile.TemporaryFile()
@@ -48,15 +48,15 @@ class Server:
         )
 
     def log(self) -> str:
-        """Return what it has printed until now."""
+        """Return the server's output until now."""
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
     def wait_for(self, condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
-        """Wait until *condition* holds; return what it returned.
+        """Wait until *condition* returns something true; return that.
 
         Raises:
-            AssertionError: It did not hold within *timeout* seconds, or the
+            AssertionError: *condition* did not hold within *timeout* seconds, or the
                 server ended before.
         """
 
@@ -70,15 +70,15 @@ class Server:
             raise AssertionError(f"{exc}:\n{self.log()}") from exc
 
     def answers(self) -> bool:
-        """Tell whether something listens at the port."""
+        """Return whether something listens on the port."""
         return answers(self.port)
 
     def ask(self, path: str = "/") -> str:
         """Send a request on a connection of its own; return the page.
 
         Raises:
-            OSError, http.client.HTTPException: There is no complete answer.
-            AssertionError: Its status is not 200.
+            OSError, http.client.HTTPException: No complete answer came.
+            AssertionError: The answer's status is not 200.
         """
         with closing(HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)) as conn:
             conn.request("GET", path, headers={"Connection": "close"})
@@ -93,15 +93,15 @@ class Server:
             return list(pool.map(self.ask, [path] * number))
 
     def load(self, clients: int, path: str = "/") -> "Load":
-        """Return a context manager in which *clients* ask all the time."""
+        """Return a context manager in which *clients* send one request after the other."""
         return Load(self, clients, path)
 
     def sessions(self, query: str = "%") -> int:
-        """Count the server's sessions in PostgreSQL whose present or last query is like *query*."""
+        """Count the server's sessions in PostgreSQL whose current or last query is LIKE *query*."""
         return self._count("query LIKE %s", query)
 
     def at_once(self) -> int:
-        """Count the server's sessions in PostgreSQL that are inside ``pg_sleep()`` now."""
+        """Count the server's sessions in PostgreSQL that execute ``pg_sleep()`` now."""
         return self._count("wait_event = 'PgSleep'")
 
     def _count(self, condition: str, *values: str) -> int:
@@ -113,11 +113,11 @@ class Server:
         self.process.send_signal(number)
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = PATIENCE) -> int:
-        """Have the server end by that signal; return its exit status.
+        """End the server by signal *number*; return its exit status.
 
         Raises:
-            AssertionError: It did not end within *timeout* seconds, or left
-                sessions in PostgreSQL behind.
+            AssertionError: The server did not end within *timeout* seconds, or its
+                sessions in PostgreSQL did not end.
         """
         self.send_signal(number)
         try:
@@ -128,7 +128,7 @@ class Server:
         return status
 
     def kill(self) -> None:
-        """End the server and its workers, however."""
+        """Kill the server and its workers."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -138,12 +138,12 @@ class Server:
 
 
 class Load:
-    """Clients that ask a server again and again, each time on a new connection."""
+    """Clients that send requests to a server, each on a new connection."""
 
     def __init__(self, server: Server, clients: int, path: str) -> None:
-        #: The pages, in the order in which they came.
+        #: The pages, in the order of their arrival.
         self.pages: list[str] = []
-        #: What became of the requests that were lost.
+        #: The exceptions of failed requests.
         self.failures: list[Exception] = []
         self._server = server
         self._path = path
@@ -156,7 +156,7 @@ class Load:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Let each client have the answer that it waits for."""
+        """Wait until each client has the answer to its last request."""
         self._stopping.set()
         for thread in self._threads:
             thread.join()
@@ -171,12 +171,12 @@ class Load:
 
 @pytest.fixture
 def serve(dsn: str) -> Iterator[Callable[..., Server]]:
-    """Start *command* in directory *cwd*; return the Server when its port answers.
+    """Start *command* in the directory *cwd*; return the Server when its port answers.
 
-    ``{port}`` in the command is the port; *ready*, if given, is the text in
-    the server's output for which to wait instead. DATABASE_URL in its
-    environment names the tests' PostgreSQL server; *environment* is added.
-    Stop the server in the test; what still runs at its end is killed.
+    The port replaces ``{port}`` in the command. With *ready*, wait for that text in the
+    server's output instead of for the port. DATABASE_URL in the server's environment is
+    the DSN of the tests' PostgreSQL server; *environment* is added. A test should stop
+    its server; after the test a server that still runs is killed.
     """
     servers: list[Server] = []
 

@@ -11,7 +11,7 @@ from support.server_state import blocking
 
 @pytest.fixture
 def green(hub: Hub) -> Iterator[None]:
-    """psycopg2 is green during the test."""
+    """Make psycopg2 green during the test."""
     from psycopg2.extensions import set_wait_callback
 
     hub.adapter.make_psycopg_green()
@@ -21,10 +21,10 @@ def green(hub: Hub) -> Iterator[None]:
 
 @pytest.fixture
 def connect(green: None, dsn: str) -> Iterator[Callable[..., Any]]:
-    """Make a green connection to the server; it is closed after the test.
+    """Make green connections to the server. They are closed after the test.
 
-    Keywords go to psycopg2.connect() and win over the server's DSN; *dsn*
-    names another server.
+    Keywords go to psycopg2.connect() and override the server's DSN. *dsn* names another
+    server.
     """
     import psycopg2
 
@@ -39,10 +39,10 @@ def connect(green: None, dsn: str) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def blocking_dsn_connect(dsn: str) -> Callable[..., AbstractContextManager[Any]]:
-    """Connect with the wait callback switched off, for comparison.
+    """Connect without a wait callback, to compare.
 
-    A context manager: psycopg2 blocks, for the whole process, until the
-    block ends. Then the callback is what it was.
+    The result is a context manager: in its block psycopg2 blocks, in the whole process.
+    Afterwards the wait callback is set again.
     """
     from psycopg2 import extensions
 
@@ -50,7 +50,7 @@ def blocking_dsn_connect(dsn: str) -> Callable[..., AbstractContextManager[Any]]
     def connect(
         dsn: str = dsn, connection_factory: Any = extensions.connection, cursor_factory: Any = None, **kwargs: Any
     ) -> Iterator[Any]:
-        # Not psycopg2.connect(), which makes a green one also while the callback is away.
+        # Not psycopg2.connect(), which makes a green connection also while no callback is set.
         with blocking(), closing(connection_factory(extensions.make_dsn(dsn, **kwargs))) as connection:
             connection.cursor_factory = cursor_factory
             yield connection
@@ -60,7 +60,7 @@ def blocking_dsn_connect(dsn: str) -> Callable[..., AbstractContextManager[Any]]
 
 @pytest.fixture
 def both_ways(hub: Hub, connect: Callable[..., Any], blocking_dsn_connect: Callable[..., Any]) -> Callable[..., Any]:
-    """Call *run* with a blocking and with a green connection; the results must be equal. Return the result.
+    """Call *run* with a blocking and with a green connection; return the result, which must be the same.
 
     Keywords go to psycopg2.connect().
     """

@@ -1,4 +1,4 @@
-"""What a COPY did, to compare psycopg2 blocking and green."""
+"""The outcome of a COPY, to compare blocking and green psycopg2."""
 
 import re
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from support.outcomes import diagnostics
 
 
 def described(exc: BaseException | None, cursor: Any) -> dict[str, Any]:
-    """Return what a user can see of *exc*."""
+    """Return all that a user can see of *exc*."""
     seen: dict[str, Any] = {"class": type(exc), "text": str(exc)}
     if isinstance(exc, psycopg2.Error):
         seen["pgcode"] = exc.pgcode
@@ -18,12 +18,12 @@ def described(exc: BaseException | None, cursor: Any) -> dict[str, Any]:
         seen["cursor"] = exc.cursor is cursor
         seen["diag"] = diagnostics(exc)
         if (seen["diag"]["schema_name"] or "").startswith("pg_temp_"):
-            seen["diag"]["schema_name"] = "pg_temp"  # each session's has a number
+            seen["diag"]["schema_name"] = "pg_temp"  # the schema's name has a number for each session
     return seen
 
 
 def copy_outcome(connection: Any, copy: Callable[[Any], object], **kwargs: Any) -> dict[str, Any]:
-    """Call *copy* with a cursor of *connection*; return what became of it and of the connection.
+    """Call *copy* with a cursor of *connection*; return the outcome and the state of the connection.
 
     *kwargs* are for ``connection.cursor()``.
     """
@@ -38,7 +38,7 @@ def copy_outcome(connection: Any, copy: Callable[[Any], object], **kwargs: Any) 
     seen["returned"] = returned
     for name in "rowcount", "query", "description", "lastrowid", "closed", "name":
         seen[name] = getattr(cursor, name)
-    # After a COPY psycopg2 has none; green it is the server's, as after a query.
+    # Blocking psycopg2 sets no statusmessage after a COPY. Green it is the server's, as after a query.
     seen["statusmessage"] = re.sub(r"^COPY \d+$", "", cursor.statusmessage or "")
     seen["status"] = connection.status
     seen["lost"] = bool(connection.closed)
@@ -49,7 +49,7 @@ def copy_outcome(connection: Any, copy: Callable[[Any], object], **kwargs: Any) 
 
 
 def afterwards(connection: Any) -> dict[str, Any]:
-    """Return what state *connection* is in, by its next queries."""
+    """Return the state of *connection*, as its next queries show it."""
     seen: dict[str, Any] = {}
     try:
         with connection.cursor() as cursor:
@@ -59,18 +59,18 @@ def afterwards(connection: Any) -> dict[str, Any]:
         seen["next query"] = type(exc)
     seen["transaction"] = connection.get_transaction_status()
     connection.rollback()
-    seen["notices"] = list(connection.notices)  # blocking, that of a COPY came only with the next query
+    seen["notices"] = list(connection.notices)  # last, as blocking psycopg2 gets a COPY's notices with the next query
     seen["rolled back"] = connection.get_transaction_status()
     return seen
 
 
 @pytest.fixture
 def compare(both_ways):
-    """Do the same blocking and green; the outcomes must be equal.
+    """Call *copy* on a blocking and on a green connection; the outcomes must be equal.
 
-    *copy* gets a cursor; *prepare* a connection before; both are called
-    twice, so what a case uses up must be made in them. What *prepare* makes
-    is committed and must be temporary.
+    *prepare* is called before, with the connection; *copy* gets a cursor. Both are
+    called twice, so a file that a test reads must be made in them. The tables that
+    *prepare* makes are committed and must be temporary.
     """
 
     def compare(copy, prepare=None, cursor=None, **kwargs):

@@ -1,4 +1,4 @@
-"""Servers that misbehave, names that resolve to them, and how blocking libpq fares."""
+"""Servers that misbehave, names that resolve to them, and the outcome of blocking libpq."""
 
 import asyncio
 import contextlib
@@ -23,16 +23,16 @@ from support.processes import PROGRAMS, child_environment, serving
 
 @dataclass(frozen=True)
 class Pair:
-    """A primary, a standby, a pooler and what is broken, on one port of several addresses."""
+    """A primary, a standby, a pooler and broken servers, on the same port of several addresses."""
 
     port: int
-    #: Directory of the primary's unix socket.
+    #: The directory of the primary's unix socket.
     socket: str
 
 
 REFUSING, BLACKHOLE, DEAF, STARTING, HANGING_UP = (f"127.0.2.{i}" for i in range(11, 16))
 
-#: What the names of the tests resolve to.
+#: The addresses to which the names in the tests resolve.
 NAMES = {
     "good.test": [PRIMARY],
     "dead-live.test": [REFUSING, PRIMARY],
@@ -64,10 +64,10 @@ def pair() -> Iterator[Pair]:
 
 
 class Blocking:
-    """How blocking libpq fares, in a process of its own that knows NAMES."""
+    """Connecting with blocking libpq, in a process of its own that can resolve NAMES."""
 
     def __init__(self, directory: Path) -> None:
-        # Only root can give a process an /etc/hosts of its own.
+        # Only root can give a process its own /etc/hosts.
         self._has_names = os.geteuid() == 0 and shutil.which("unshare") is not None
         enter = []
         if self._has_names:
@@ -86,7 +86,7 @@ class Blocking:
         )
 
     def connect(self, dsn: str) -> Callable[[], Attempt]:
-        """Begin to connect; return a function that waits for the outcome."""
+        """Start to connect; return a function that waits for the outcome."""
         if not self._has_names and ".test" in dsn + os.environ.get("PGHOST", ""):
             pytest.skip("only root can have blocking libpq resolve the names of the tests")
         assert self._process.stdin and self._process.stdout
@@ -108,9 +108,9 @@ def blocking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Blocking]:
 
 
 class Names(dict[str, list[str]]):
-    """The addresses of names."""
+    """The addresses to which names resolve."""
 
-    #: How long each lookup takes.
+    #: The seconds that each lookup takes.
     seconds = 0.0
 
 

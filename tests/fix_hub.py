@@ -1,4 +1,4 @@
-"""The hub of this run, with the library's name hidden."""
+"""The hub of this run. Tests use it without naming the library."""
 
 import functools
 import inspect
@@ -15,9 +15,9 @@ if NAME == "asyncio":
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(pyfuncitem: Any) -> Iterator[None]:
-        """Run the test in a greenlet of the running loop: it waits as if it was the main greenlet of other hubs.
+        """Run the test in a greenlet of an event loop, so that it can wait as the main greenlet can on other hubs.
 
-        A test that is a coroutine has a loop of its own.
+        A test that is a coroutine gets an event loop of its own.
         """
         test = pyfuncitem.obj
         if inspect.iscoroutinefunction(test):

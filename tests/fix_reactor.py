@@ -1,4 +1,4 @@
-"""Connections that the reactor knows, and what it does with its watches."""
+"""Connections that the reactor knows, and the reactor's watches that ended."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from support.fake_connections import Pipe
 
 @pytest.fixture
 def pipe(hub: Hub) -> Iterator[Callable[..., Any]]:
-    """Make pipes, of class *kind*, that the reactor knows: their first wait has ended well."""
+    """Make pipes of the class *kind* that the reactor knows: their first wait has ended."""
     with ExitStack() as opened:
 
         def make(kind: type[Pipe] = Pipe) -> Any:
@@ -30,7 +30,7 @@ def pipe(hub: Hub) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def quick_collections() -> Iterator[None]:
-    """What is there before the test is not looked at by gc.collect(), which it calls often."""
+    """Hide the objects that exist already from gc.collect(), which the test calls often."""
     gc.collect()
     gc.freeze()
     yield
@@ -39,7 +39,7 @@ def quick_collections() -> Iterator[None]:
 
 @pytest.fixture
 def ended_watches(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The watches that ended during the test: where it is empty, the reactor had no need to begin anew."""
+    """The watches that ended during the test. If there are none, the reactor has not rebuilt its epoll instance."""
     stop, ended = hub.adapter._Watch.stop, []
 
     def stopped(watch: Any) -> None:

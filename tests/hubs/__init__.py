@@ -1,6 +1,6 @@
-"""The hubs of the tests: one module a library, and the one of this run.
+"""The hubs of the tests: one module for each library. A run uses one of them.
 
-Other modules of tests see a hub only as hubs.contract describes it.
+All other modules use a hub only through the methods of hubs.contract.
 """
 
 import functools
@@ -11,7 +11,7 @@ from hubs.contract import Hub
 
 NAME = os.environ.get("PSYCOGREEN_TEST_HUB", "gevent")
 
-# The environment variable that chooses another loop of the hub's.
+# The environment variables that choose another event loop for a hub.
 LOOP_VARIABLE = {"gevent": "GEVENT_LOOP", "eventlet": "EVENTLET_HUB", "asyncio": "PSYCOGREEN_TEST_LOOP"}
 
 EVENTLET_ON_ASYNCIO = NAME == "eventlet" and os.environ.get("EVENTLET_HUB") == "asyncio"

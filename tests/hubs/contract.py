@@ -17,24 +17,24 @@ class Task(Outcome):
     greenlet: Any
 
     def start(self) -> None:
-        """Start the greenlet; it runs when the caller waits."""
+        """Schedule the greenlet. It runs when the caller waits."""
         raise NotImplementedError
 
     def wait(self, timeout: float | None = PATIENCE) -> Any:
         """Wait until the function ends; return its result or raise its exception.
 
         Raises:
-            AssertionError: It did not end within *timeout* seconds.
+            AssertionError: The function did not end within *timeout* seconds.
         """
         self.join(timeout)
         return self.get()
 
     def join(self, timeout: float | None = PATIENCE) -> None:
-        """Wait until the function ends, whichever way."""
+        """Wait until the function returns or raises."""
         raise NotImplementedError
 
     def kill(self, exc: BaseException | type[BaseException] | None = None) -> None:
-        """Throw *exc* (GreenletExit) into the greenlet, which may not wait for it."""
+        """Throw *exc* into the greenlet, by default GreenletExit. The greenlet may run only later."""
         raise NotImplementedError
 
 
@@ -42,25 +42,25 @@ class Hub:
     """What the tests need of a coroutine library."""
 
     name: str
-    #: Its class of Tasks.
+    #: The library's class of Task.
     task_type: type[Task]
-    #: The exception by which the library kills.
+    #: The exception with which the library kills a greenlet.
     Kill: type[BaseException] = greenlet.GreenletExit
     #: The library's Timeout class.
     Timeout: Any
-    #: The adapter: psycogreen.gevent, for one.
+    #: The adapter module, such as psycogreen.gevent.
     adapter: Any
     #: The adapter's wait callback.
     wait_callback: Callable[..., None]
 
     def spawn(self, fn: Callable[..., Any], *args: Any) -> Task:
-        """Start *fn* in a new greenlet; it runs when the caller waits."""
+        """Schedule *fn* in a new greenlet. It runs when the caller waits."""
         task = self.task_type(fn, *args)
         task.start()
         return task
 
     def sleep(self, seconds: float = 0) -> None:
-        """Let others run for that long."""
+        """Let other greenlets run for that time."""
         raise NotImplementedError
 
     def current(self) -> Any:
@@ -72,7 +72,7 @@ class Hub:
         raise NotImplementedError
 
     def call_soon(self, fn: Callable[..., Any], *args: Any) -> None:
-        """Have the hub call *fn* in its own greenlet."""
+        """Make the hub call *fn* in its own greenlet."""
         raise NotImplementedError
 
     def wait_readable(self, fd: int, timeout: float | None = None) -> None:
@@ -84,18 +84,18 @@ class Hub:
         return self.spawn(fn, *args).wait(timeout)
 
     def wait_until(self, condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
-        """Let others run until *condition* holds; return what it returned.
+        """Let other greenlets run until *condition* returns something true; return that.
 
         Raises:
-            AssertionError: It did not hold within *timeout* seconds.
+            AssertionError: *condition* did not hold within *timeout* seconds.
         """
         return wait_until(condition, timeout, lambda: self.sleep(0.002))
 
     def end(self) -> None:
-        """Leave nothing open in this thread."""
+        """Close what this thread's hub holds open."""
 
     def program(self, fn: Callable[..., Any], *args: Any) -> Any:
-        """Run *fn*, from where none of this runs yet, so that it can wait as the main greenlet can."""
+        """Start the library and run *fn* so that it can wait, as the main greenlet can on other hubs."""
         return fn(*args)
 
     def run_in_hub(self, fn: Callable[..., Any], *args: Any) -> Any:
@@ -106,15 +106,15 @@ class Hub:
         return outcome.get()
 
     def switch(self, task: Task, value: object = None) -> None:
-        """Have the hub switch into *task*'s greenlet out of turn, as a stray wake-up would."""
+        """Make the hub switch into *task*'s greenlet, as a stray wake-up would."""
         self.call_soon(task.greenlet.switch, value)
 
     def run_in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
-        """Run *fn* in a native thread that has no hub, while this hub runs on."""
+        """Run *fn* in a native thread without a hub, while this hub runs on."""
         return self.run_in_threads(1, fn, *args)[0]
 
     def run_in_threads(self, count: int, fn: Callable[..., Any], *args: Any) -> list[Any]:
-        """Do that in *count* threads at once; return the results."""
+        """Run *fn* in *count* native threads at the same time, while this hub runs on; return the results."""
         outcomes = [Outcome(fn, *args) for _ in range(count)]
         threads = [threading.Thread(target=outcome.run, daemon=True) for outcome in outcomes]
         for thread in threads:
@@ -126,7 +126,7 @@ class Hub:
 
     @contextmanager
     def ticker(self, interval: float = 0.01) -> Iterator[Ticker]:
-        """Count how often the hub runs another greenlet meanwhile."""
+        """Yield a Ticker, which counts how often the hub runs another greenlet in this block."""
         ticker = Ticker()
         task = self.spawn(ticker.run, self.sleep, interval)
         self.sleep(0)

@@ -1,4 +1,4 @@
-"""asyncio, or uvloop where PSYCOGREEN_TEST_LOOP=uvloop."""
+"""The hub of tests on asyncio; with PSYCOGREEN_TEST_LOOP=uvloop, on uvloop."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ _local = threading.local()
 
 
 def event_loops() -> Any:
-    """Return the module of this run's event loops, which has new_event_loop() and run()."""
+    """Return the module that makes this run's event loops, with new_event_loop() and run()."""
     if os.environ.get("PSYCOGREEN_TEST_LOOP") == "uvloop":
         import uvloop
 
@@ -26,10 +26,10 @@ def event_loops() -> Any:
 
 
 def own_loop() -> asyncio.AbstractEventLoop:
-    """Return the loop of this thread, which runs while somebody waits."""
+    """Return the event loop of this thread. It runs while a test waits."""
     if not hasattr(_local, "loop"):
         _local.loop = event_loops().new_event_loop()
-        # Not into pytest's log.
+        # To standard error, not to pytest's log.
         _local.loop.set_exception_handler(lambda loop, context: traceback.print_exception(context["exception"]))
     return _local.loop
 
@@ -55,7 +55,7 @@ class AsyncioTask(Task):
         if not self.task.done():
             wait_for(asyncio.wait({self.task}, timeout=timeout))
         assert self.task.done(), f"{self.task} did not end within {timeout} s"
-        if not self.done:  # cancelled before it ran
+        if not self.done:  # the task was cancelled before it ran
             self._exc = asyncio.CancelledError()
 
     def kill(self, exc: BaseException | type[BaseException] | None = None) -> None:
@@ -66,20 +66,20 @@ class AsyncioTask(Task):
 
 
 class Timeout(BaseException):
-    """As gevent's and eventlet's."""
+    """Like the Timeout of gevent and eventlet."""
 
     def __init__(self, seconds: float, thrown: BaseException | None = None) -> None:
         self._seconds, self._thrown = seconds, thrown or self
 
     def __enter__(self) -> Any:
         self._greenlet = greenlet.getcurrent()
-        self._timer = own_loop().call_later(self._seconds, self._strike)
+        self._timer = own_loop().call_later(self._seconds, self._fire)
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._timer.cancel()
 
-    def _strike(self) -> None:
+    def _fire(self) -> None:
         if not self._greenlet.dead:
             self._greenlet.throw(self._thrown)
 
@@ -108,7 +108,7 @@ class Asyncio(Hub):
         return getattr(_local, "loop", None)
 
     def make_current(self) -> Any:
-        """Return the loop of this thread, a new one if there was none."""
+        """Return the event loop of this thread; make one if there is none."""
         return own_loop()
 
     def end(self) -> None:
@@ -119,7 +119,7 @@ class Asyncio(Hub):
     def watched(self) -> int:
         loop: Any = own_loop()
         if not hasattr(loop, "_selector"):
-            return 0  # uvloop does not tell
+            return 0  # uvloop has no such number
         return len(loop._selector.get_map()) + sum(not timer.cancelled() for timer in loop._scheduled)
 
     def call_soon(self, fn: Callable[..., Any], *args: Any) -> None:
@@ -128,7 +128,7 @@ class Asyncio(Hub):
     def wait_readable(self, fd: int, timeout: float | None = None) -> None:
         _adapter.require_loop()
         if not isinstance(fd, int) or fd < 0 or fd >= 1 << 20:
-            return _adapter.wait_read(fd, timeout)  # whose errors are its own
+            return _adapter.wait_read(fd, timeout)
         loop = own_loop()
         readable = loop.create_future()
         loop.add_reader(fd, lambda: readable.done() or readable.set_result(None))

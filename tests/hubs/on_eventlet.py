@@ -1,4 +1,4 @@
-"""eventlet."""
+"""The hub of tests on eventlet."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ class EventletTask(Task):
                 raise AssertionError(f"{self.greenlet} did not end within {timeout} s") from None
             if self.done:
                 raise
-            self._exc = exc  # killed before it ran
+            self._exc = exc  # the greenlet was killed before it ran
         finally:
             limit.cancel()
 
@@ -32,7 +32,7 @@ class EventletTask(Task):
             self.greenlet.kill()
             return
         exc = exc() if isinstance(exc, type) else exc
-        # All three: with fewer it fails on a greenlet that has not run yet.
+        # With fewer than three arguments, kill() fails for a greenlet that has not run yet.
         self.greenlet.kill(type(exc), exc, None)
 
 
@@ -49,7 +49,7 @@ class Eventlet(Hub):
 
     def watched(self) -> int:
         hub = eventlet.hubs.get_hub()
-        psycogreen.eventlet._waker(hub)  # made by the first wait, and kept
+        psycogreen.eventlet._waker(hub)  # the first wait makes it, and it stays
         return len(hub.get_readers()) + len(hub.get_writers()) + hub.get_timers_count() - hub.timers_canceled
 
     def call_soon(self, fn: Callable[..., Any], *args: Any) -> None:

@@ -1,4 +1,4 @@
-"""gevent."""
+"""The hub of tests on gevent."""
 
 import gc
 import os
@@ -21,7 +21,7 @@ class GeventTask(Task):
     def join(self, timeout: float | None = PATIENCE) -> None:
         self.greenlet.join(timeout)
         assert self.greenlet.dead, f"{self.greenlet} did not end within {timeout} s"
-        if not self.done:  # killed before it ran
+        if not self.done:  # the greenlet was killed before it ran
             self._exc = self.greenlet.exception or self.greenlet.value
 
     def kill(self, exc: BaseException | type[BaseException] | None = None) -> None:
@@ -30,7 +30,7 @@ class GeventTask(Task):
 
 def watcher_types() -> tuple[type, ...]:
     """Return the types of the loop's watchers."""
-    # libuv refuses a descriptor that is no pipe, socket or terminal.
+    # libuv refuses other descriptors than pipes, sockets and terminals.
     reading, writing = os.pipe()
     loop = gevent.get_hub().loop
     samples = [loop.io(reading, 1), loop.timer(1)]
@@ -56,7 +56,7 @@ class Gevent(Hub):
 
     def watched(self) -> int:
         # The loop has no list of its watchers.
-        gc.collect()  # an earlier test's
+        gc.collect()  # frees the watchers of earlier tests
         return sum(isinstance(each, self._watcher_types) and each.active for each in gc.get_objects())
 
     def call_soon(self, fn: Callable[..., Any], *args: Any) -> None:

@@ -1,1 +1,1 @@
-"""What fixtures, tests, programs and runners share: one module a subject, one of each helper."""
+"""Helpers that fixtures, tests, programs and runners share, one module for each subject."""

@@ -1,4 +1,4 @@
-"""How connecting ends."""
+"""The outcome of an attempt to connect."""
 
 import contextlib
 import os
@@ -13,17 +13,17 @@ import psycopg2
 
 @dataclass
 class Attempt:
-    """What became of connecting."""
+    """The outcome of an attempt to connect."""
 
-    #: Address of the server that was reached, or none.
+    #: The address of the server that was reached, or None.
     server: str | None
-    #: Class and message of the exception, or none.
+    #: The class and the message of the exception, or None.
     error: list[str] | None
     seconds: float
 
 
 def attempt(connect: Callable[[], Any]) -> Attempt:
-    """Call *connect*, see what comes of it, and close the connection."""
+    """Call *connect*, close its connection, and return the outcome."""
     begun = time.monotonic()
     try:
         connection = connect()

@@ -17,16 +17,16 @@ def query(connection: Any, sql: str = "SELECT 1") -> Any:
 
 
 async def warm(connection: Any) -> None:
-    """Use a connection, so that the reactor knows it, if there is one."""
+    """Execute a query on a connection: then the reactor, if there is one, knows the connection."""
     for _ in range(2):
         await spawn(query, connection)
 
 
 async def cancel_at_random(run: Callable[..., Any], dsn: str, turns: int, queries: int) -> None:
-    """Cancel every other of eight tasks at many moments: whenever it comes, a connection is whole or closed afterwards.
+    """Cancel every other of eight tasks at random moments; each connection must then be usable or closed.
 
-    *run* makes a coroutine of a call; it is called in each of the *turns* for
-    so many *queries* on each connection.
+    *run* makes a coroutine of a call. In each of *turns* it is called for *queries*
+    queries on each connection.
     """
 
     def several(connection: Any) -> None:

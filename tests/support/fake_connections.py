@@ -1,4 +1,4 @@
-"""Connections for the wait callbacks alone: real sockets, and no server."""
+"""Connections without a server, for tests of the wait callbacks. Their sockets are real."""
 
 import socket
 from typing import Any
@@ -7,8 +7,8 @@ from typing import Any
 class FakeConnection:
     """A connection with a real socket, whose poll() follows a script.
 
-    Each step of *script* is a poll result, an exception to raise, or a
-    function to call for either. When the script ends it goes on with POLL_OK.
+    Each step of *script* is a poll result, an exception to raise, or a function that
+    returns a poll result or raises. After the script, poll() returns POLL_OK.
     """
 
     def __init__(self, *script: Any) -> None:
@@ -33,11 +33,11 @@ class FakeConnection:
         self.peer.send(b"x")
 
     def drain(self) -> None:
-        """Take what made it readable."""
+        """Read the data that made the socket readable."""
         self.socket.recv(65536)
 
     def fill(self) -> None:
-        """Make the socket not writable."""
+        """Fill the socket's buffer, so that it is not writable."""
         self.socket.setblocking(False)
         try:
             while True:
@@ -51,7 +51,7 @@ class FakeConnection:
 
 
 class Pipe:
-    """A connection of two sockets: its query ends when something was written to it."""
+    """A connection made of a pair of sockets. Its query ends when answer() has written to it."""
 
     def __init__(self) -> None:
         self.mine, self.theirs = socket.socketpair()

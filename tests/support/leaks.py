@@ -1,27 +1,27 @@
-"""What this process holds."""
+"""Descriptors and objects of this process, for tests that look for leaks."""
 
 import gc
 import os
 
 
 def descriptors() -> dict[int, str]:
-    """Return what each open descriptor is of, as the links in /proc say."""
+    """Return the file of each open descriptor, as named by the links in /proc."""
     found = {}
     for fd in os.listdir("/proc/self/fd"):
         try:
             found[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
         except FileNotFoundError:
-            pass  # the directory itself
+            pass  # the descriptor of /proc/self/fd itself
     return found
 
 
 def count_descriptors() -> int:
-    """Return how many descriptors are open, when what is garbage has gone."""
+    """Collect garbage, then return how many descriptors are open."""
     gc.collect()
     return len(descriptors())
 
 
 def objects(kind: str) -> int:
-    """Return how many objects there are of a type with this name."""
+    """Return how many objects there are of the types named *kind*."""
     gc.collect()
     return sum(type(each).__name__ == kind for each in gc.get_objects())

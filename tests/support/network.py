@@ -1,4 +1,4 @@
-"""Peers on loopback addresses that do on command what real ones do only by accident."""
+"""Servers on loopback addresses that fail on command."""
 
 import socket
 import threading
@@ -7,14 +7,14 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 
 
 def free_port() -> int:
-    """Return a port at which nothing listens."""
+    """Return a port on which nothing listens."""
     with socket.socket() as free:
         free.bind(("", 0))
         return int(free.getsockname()[1])
 
 
 def answers(port: int) -> bool:
-    """Tell whether something listens at this port of 127.0.0.1."""
+    """Return whether something listens on this port of 127.0.0.1."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
@@ -30,21 +30,21 @@ def dial(host: str, port: int | str) -> socket.socket:
 
 @contextmanager
 def deaf(address: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
-    """Listen and accept (the kernel does), but never answer; yield the port."""
+    """Listen but never answer, while the kernel accepts connections; yield the port."""
     with socket.create_server((address, port), backlog=128) as listener:
         yield listener.getsockname()[1]
 
 
 @contextmanager
 def blackhole(address: str, port: int = 0) -> Iterator[int]:
-    """Drop every packet of a client that connects, by a backlog that is full; yield the port."""
+    """Listen with a full backlog, so that the kernel drops the packets of new clients; yield the port."""
     with socket.create_server((address, port), backlog=0) as listener, full_backlog(*listener.getsockname()) as port:
         yield port
 
 
 @contextmanager
 def full_backlog(address: str, port: int) -> Iterator[int]:
-    """Connect to a listener that does not accept until its backlog is full; yield the port."""
+    """Fill the backlog of a listener that does not accept; yield the port."""
     with ExitStack() as opened:
         while True:
             filler = opened.enter_context(socket.socket())
@@ -57,7 +57,7 @@ def full_backlog(address: str, port: int) -> Iterator[int]:
 
 
 class FakeServer:
-    """A TCP server in native threads, which calls *handle* with each client's socket and its number, from 1."""
+    """A TCP server in native threads. It calls *handle* with each client's socket and number, which counts from 1."""
 
     def __init__(
         self,
@@ -90,18 +90,18 @@ class FakeServer:
             thread.start()
 
     def _serve(self, client: socket.socket, number: int) -> None:
-        with closing(client), suppress(OSError):  # the client went
+        with closing(client), suppress(OSError):  # the client has closed its socket
             self._handle(client, number)
 
     def refuse(self) -> None:
-        """Take no more connections."""
-        # close() alone does not end an accept() or recv() in another thread.
+        """Stop to accept connections."""
+        # close() alone does not wake a thread in accept() or recv().
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def close(self) -> None:
-        """End it, and its clients' connections."""
+        """Stop the server, and close its clients' connections."""
         self.over.set()
         self.refuse()
         for sock in self._sockets:
@@ -113,7 +113,7 @@ class FakeServer:
 
 
 def answering(answer: bytes) -> Callable[[socket.socket, int], None]:
-    """Return what a FakeServer calls to answer whatever comes first with *answer*, and close the connection."""
+    """Return a *handle* for FakeServer: it sends *answer* after the client's first bytes and closes the connection."""
 
     def handle(client: socket.socket, number: int) -> None:
         client.recv(65536)
@@ -123,7 +123,7 @@ def answering(answer: bytes) -> Callable[[socket.socket, int], None]:
 
 
 def error_response(sqlstate: str, message: str) -> bytes:
-    """Return a server's ErrorResponse: see "Message Formats" in PostgreSQL's documentation."""
+    """Return an ErrorResponse: see "Message Formats" in PostgreSQL's documentation."""
     fields = f"SFATAL\0VFATAL\0C{sqlstate}\0M{message}\0\0".encode()
     return b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
 
@@ -132,7 +132,7 @@ STARTING_UP = error_response("57P03", "the database system is starting up")
 
 
 def relay(client: socket.socket, server: socket.socket, passes: Callable[[bytes], None] = lambda data: None) -> None:
-    """Carry bytes both ways until one side ends; call *passes* with each piece of the client's."""
+    """Pass bytes on in both directions until one side ends. Call *passes* with each piece from the client."""
 
     def carry(source: socket.socket, target: socket.socket, passes: Callable[[bytes], None]) -> None:
         with suppress(OSError):
@@ -151,12 +151,12 @@ def relay(client: socket.socket, server: socket.socket, passes: Callable[[bytes]
 
 
 class Proxy(FakeServer):
-    """A TCP proxy to a PostgreSQL server, which can stop to pass bytes on."""
+    """A TCP proxy for a PostgreSQL server. It can stop passing bytes on."""
 
     def __init__(self, host: str, port: int | str, backlog: int = 128) -> None:
-        #: Bytes that clients may still send. After them nothing passes, as if the network were cut.
+        #: Bytes that clients may still send. Then nothing passes in either direction, as if the network were cut.
         self.allowance = float("inf")
-        #: Bytes that clients sent.
+        #: Bytes that clients have sent.
         self.sent = 0
         super().__init__(lambda client, number: relay(client, dial(host, port), self._pass), backlog=backlog)
 

@@ -1,4 +1,4 @@
-"""What became of a call."""
+"""The outcomes of calls: a result or an exception."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,12 +10,12 @@ _DIAGNOSTICS = [name for name in dir(extensions.Diagnostics) if not name.startsw
 
 
 def diagnostics(exc: psycopg2.Error) -> dict[str, Any]:
-    """Return what the server said in an error, by the names of psycopg2's Diagnostics."""
+    """Return the fields of the server's error, by the names of psycopg2's Diagnostics."""
     return {name: getattr(exc.diag, name) for name in _DIAGNOSTICS}
 
 
 def outcome(fn: Callable[..., Any], *args: Any) -> tuple[Any, ...]:
-    """Return all that a caller can see of a call: what it returns, or the exception it raises."""
+    """Call *fn*; return all that a caller can see of its result or its exception."""
     try:
         return "returned", fn(*args)
     except psycopg2.Error as exc:
@@ -25,7 +25,7 @@ def outcome(fn: Callable[..., Any], *args: Any) -> tuple[Any, ...]:
 
 
 def caught(fn: Callable[..., Any], *args: Any) -> Any:
-    """Return what *fn* returns, or whatever exception it raises."""
+    """Call *fn*; return its result, or the exception that it raises."""
     try:
         return fn(*args)
     except BaseException as exc:
@@ -33,10 +33,10 @@ def caught(fn: Callable[..., Any], *args: Any) -> Any:
 
 
 class Outcome:
-    """A call whose result or exception somebody else asks for: no hub gets to report or swallow it.
+    """A call whose result or exception another greenlet fetches. The hub sees no exception.
 
-    gevent would turn GreenletExit into a result, KeyboardInterrupt would end
-    the test run.
+    Otherwise gevent would turn GreenletExit into a result, and KeyboardInterrupt would
+    end the test run.
     """
 
     def __init__(self, fn: Callable[..., Any], *args: Any) -> None:

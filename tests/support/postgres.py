@@ -1,4 +1,4 @@
-"""PostgreSQL servers that run meanwhile."""
+"""PostgreSQL servers for the tests."""
 
 import glob
 import os
@@ -9,14 +9,13 @@ from pathlib import Path
 
 from support.processes import serving
 
-# The addresses of programs/pgpair.py. They are of one network, and not of that
-# of 127.0.0.1: what a name has there, getaddrinfo() keeps in the order of
-# /etc/hosts.
+# The addresses of programs/pgpair.py. They are in one network, but not in that of
+# 127.0.0.1. So getaddrinfo() keeps the addresses of one name in the order of /etc/hosts.
 PRIMARY, STANDBY, BOUNCER = "127.0.2.1", "127.0.2.2", "127.0.2.3"
 
 
 def system_server() -> Path | None:
-    """Return the directory with the newest installed server's programs."""
+    """Return the directory with the programs of the newest PostgreSQL server that is installed."""
     found = glob.glob("/usr/lib/postgresql/*/bin/postgres")
     if found:
         return Path(max(found, key=lambda path: float(path.split("/")[4]))).parent
@@ -38,9 +37,9 @@ def server(*arguments: str) -> Iterator[str]:
 
 @contextmanager
 def database() -> Iterator[str]:
-    """Yield the DSN of the server that the environment names, or of one that runs meanwhile.
+    """Yield the DSN of the server that the environment names, or of a new server.
 
-    DATABASE_URL comes first, then libpq's variables, for which the DSN is empty.
+    DATABASE_URL comes first. libpq's variables come next: then the DSN is empty.
     """
     if os.environ.get("DATABASE_URL"):
         yield os.environ["DATABASE_URL"]

@@ -1,4 +1,4 @@
-"""Programs in processes of their own: for what only a fresh process can show, and servers."""
+"""Programs in processes of their own: servers, and tests that need a fresh process."""
 
 import os
 import shutil
@@ -14,35 +14,35 @@ TESTS = Path(__file__).parent.parent
 ROOT = TESTS.parent
 PROGRAMS = TESTS / "programs"
 
-#: What runs a program of tests. The warnings are also gevent's and eventlet's, of being patched late.
+#: The command that runs a program. It ignores warnings, among them gevent's and eventlet's about late patching.
 PYTHON = [sys.executable, "-W", "ignore", "-X", "faulthandler"]
 
 
 def child_environment(**variables: str) -> dict[str, str]:
-    """Return the environment with *variables* added, in which a child imports what this process can."""
+    """Return this process's environment with *variables* added. A child can import the same modules with it."""
     path = [os.path.abspath(entry) for entry in (variables.pop("PYTHONPATH", ""), str(TESTS), *sys.path) if entry]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path)), **variables}
 
 
 def leash() -> list[str]:
-    """Return what, before a command, ends its process with this one, where there is such a thing."""
+    """Return a prefix for a command that ends its process together with this one; nothing where there is none."""
     return ["setpriv", "--pdeathsig", "TERM"] if sys.platform == "linux" and shutil.which("setpriv") else []
 
 
 def run_program(name: str, *arguments: object, timeout: float = 60, **variables: str) -> str:
-    """Run a program of programs/ with this Python; return what it printed.
+    """Run a program of programs/ with this Python; return its output.
 
     *variables* are added to its environment.
 
     Raises:
-        AssertionError: It ended with another status than 0, or it wrote errors.
-        subprocess.TimeoutExpired: It took too long.
+        AssertionError: The program's status was not 0, or it wrote to its standard error.
+        subprocess.TimeoutExpired: The program took longer than *timeout* seconds.
     """
     return _run(PROGRAMS / f"{name}.py", *arguments, timeout=timeout, **variables)
 
 
 def run_script(script: str, *arguments: object, **variables: str) -> str:
-    """Do what run_program() does with a script of a few lines."""
+    """Run a script of a few lines as run_program() runs a program."""
     return _run("-c", textwrap.dedent(script), *arguments, timeout=60, **variables)
 
 
@@ -60,7 +60,7 @@ def _run(*arguments: object, timeout: float, **variables: str) -> str:
 
 @contextmanager
 def running(command: Sequence[object], **options: Any) -> "Iterator[subprocess.Popen[str]]":
-    """Run a command, whose output can be read, until the end of the block at most."""
+    """Run a command with a readable output. Kill it at the end of the block."""
     options = {"stdout": subprocess.PIPE, "text": True, "env": child_environment(), **options}
     with subprocess.Popen([str(word) for word in command], **options) as process:
         try:
@@ -71,13 +71,13 @@ def running(command: Sequence[object], **options: Any) -> "Iterator[subprocess.P
 
 @contextmanager
 def serving(name: str, *arguments: str) -> "Iterator[tuple[str, subprocess.Popen[str]]]":
-    """Run a program of programs/ that serves until its standard input ends.
+    """Run a program of programs/ that serves until its standard input ends, so also until this process is killed.
 
-    So it ends also when this process is killed. Yield the first line that the
-    program prints, where it is, and its process.
+    Yield the first line that the program prints, which says where it serves, and its
+    process.
 
     Raises:
-        RuntimeError: It ended without that line.
+        RuntimeError: The program ended without that line.
     """
     with subprocess.Popen(
         [sys.executable, PROGRAMS / f"{name}.py", *arguments],

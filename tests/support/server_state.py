@@ -1,4 +1,4 @@
-"""What a server's sessions do at this moment, and what a connection does."""
+"""What a server's sessions and a connection do at this moment."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE, get_wait_callback, se
 
 @contextmanager
 def blocking() -> Iterator[None]:
-    """Switch the wait callback off until the block ends: psycopg2 stops the thread."""
+    """Remove the wait callback in this block: psycopg2 blocks the thread."""
     callback = get_wait_callback()
     set_wait_callback(None)
     try:
@@ -20,14 +20,14 @@ def blocking() -> Iterator[None]:
 
 
 def in_query(connection: Any) -> bool:
-    """Tell whether *connection* waits for the end of a command."""
+    """Return whether *connection* waits for the end of a command."""
     return bool(connection.get_transaction_status() == TRANSACTION_STATUS_ACTIVE)
 
 
 class Observer:
-    """A connection of its own that asks the server about other sessions.
+    """A separate connection that asks the server about other sessions.
 
-    It blocks meanwhile, for a millisecond, whatever the wait callback is.
+    Each question blocks the thread for about a millisecond, also while a wait callback is set.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -37,7 +37,7 @@ class Observer:
         self._cursor = self._connection.cursor()
 
     def count(self, condition: str, *values: object) -> int:
-        """Count the other sessions for which *condition*, about pg_stat_activity, holds."""
+        """Count the other sessions for which *condition*, on the columns of pg_stat_activity, holds."""
         return self._select("", condition, values)
 
     def _select(self, column: str, condition: str, values: tuple[object, ...]) -> int:
@@ -47,19 +47,19 @@ class Observer:
         return int(self._cursor.rowcount)
 
     def executing(self, text: str) -> int:
-        """Count the sessions that execute a query that contains *text*."""
+        """Count the sessions that execute a query with *text* in it."""
         return self.count("state = 'active' AND strpos(query, %s) > 0", text)
 
     def waits_for_a_lock(self, pid: int) -> bool:
-        """Tell whether the session with this process id waits for a lock."""
+        """Return whether the session with this process id waits for a lock."""
         return self.count("pid = %s AND wait_event_type = 'Lock'", pid) == 1
 
     def has_ended(self, pid: int) -> bool:
-        """Tell whether the session with this process id is over."""
+        """Return whether the session with this process id has ended."""
         return self.count("pid = %s", pid) == 0
 
     def terminate(self, text: str) -> None:
-        """End the sessions whose present or last query contains *text*."""
+        """End the sessions whose current or last query contains *text*."""
         self._select("pg_terminate_backend(pid)", "strpos(query, %s) > 0", (text,))
 
     def close(self) -> None:
