@@ -9,16 +9,14 @@ The DSN is the first line printed. When standard input ends, also because the
 process at its other end was killed, the server stops and its files go.
 """
 
-import os
-import pwd
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import warnings
 from pathlib import Path
 
+from support.cluster import Cluster
 from support.network import free_port
 from support.postgres import system_server
 
@@ -37,8 +35,7 @@ def serve_embedded(directory: Path) -> None:
 def serve_tls(directory: Path) -> None:
     import trustme
 
-    programs = system_server()
-    if programs is None:
+    if system_server() is None:
         sys.exit("no PostgreSQL server found in /usr/lib/postgresql or on the PATH")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(directory / "ca.pem"))
@@ -48,43 +45,30 @@ def serve_tls(directory: Path) -> None:
         pem.write_to_path(str(directory / "cert.pem"), append=i > 0)
     (directory / "key.pem").chmod(0o600)
 
-    user = []
-    if os.geteuid() == 0:
-        # PostgreSQL refuses to run as root.
-        account = pwd.getpwnam("postgres")
-        for path in directory, *directory.iterdir():
-            os.chown(path, account.pw_uid, account.pw_gid)
-        user = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
-    data = directory / "data"
-    subprocess.run(
-        [*user, programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--encoding=utf8", "--no-sync"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        cwd=directory,
-    )
+    cluster = Cluster(directory / "data")
+    if cluster.as_postgres:
+        for path in directory.iterdir():
+            shutil.chown(path, "postgres")
+    cluster.create()
     port = free_port()
-    settings = {
-        "listen_addresses": "127.0.0.1",
-        "port": port,
-        "unix_socket_directories": directory,
-        "ssl": "on",
-        "ssl_cert_file": directory / "cert.pem",
-        "ssl_key_file": directory / "key.pem",
-        "fsync": "off",
-        "max_connections": 200,
-        "max_prepared_transactions": 10,
-    }
-    with open(data / "postgresql.auto.conf", "a") as conf:
-        conf.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
-    pg_ctl = [*user, programs / "pg_ctl", "-D", data, "-w", "-m", "immediate", "-l", directory / "log"]
-    subprocess.run([*pg_ctl, "start"], check=True, stdout=subprocess.DEVNULL, cwd=directory)
+    cluster.configure(
+        listen_addresses="127.0.0.1",
+        port=port,
+        unix_socket_directories=directory,
+        ssl="on",
+        ssl_cert_file=directory / "cert.pem",
+        ssl_key_file=directory / "key.pem",
+        max_connections=200,
+        max_prepared_transactions=10,
+    )
+    cluster.start()
     try:
         wait_for_the_end_of_input(
             f"host=localhost hostaddr=127.0.0.1 port={port} user=postgres dbname=postgres"
             f" sslmode=verify-full sslrootcert={directory / 'ca.pem'}"
         )
     finally:
-        subprocess.run([*pg_ctl, "stop"], check=False, stdout=subprocess.DEVNULL, cwd=directory)
+        cluster.stop()
 
 
 def wait_for_the_end_of_input(dsn: str) -> None:
