@@ -1,0 +1,426 @@
+"""Full load on one hub with everything going wrong: what a soak runs in a process of its own.
+
+``soak_client.py HUB SECONDS CONNECTIONS SEED ROUTE...``; each route is a JSON
+object with a name, a DSN and what it can do. Once a second it prints its state
+as JSON, and at last that state with what it left behind.
+
+Each of many greenlets has a connection after the other and checks every result
+that it gets: each row carries who asked. A call may take BOUND seconds, then it
+is thrown out of its wait. Meanwhile greenlets are killed, connections are closed
+from elsewhere, cancelled or dropped, there are no descriptors left, and the
+garbage collector runs. It ends with status 2 after a wrong result, with 3 when
+something hung.
+"""
+
+import collections
+import faulthandler
+import gc
+import importlib
+import io
+import json
+import os
+import random
+import resource
+import sys
+import time
+import traceback
+from typing import Any
+
+import psycopg2
+from hubs.contract import Hub
+from psycopg2 import errors
+from support.leaks import count_descriptors, objects
+
+# Seconds. The hub's own timeout ends each piece of work after BOUND; HANGS
+# later it did not.
+BOUND = 5.0
+HANGS = 10.0
+KINDS = ("Reactor", "Socket", "Greenlet", "GreenThread", "greenlet", "GreenConnection", "DefaultCursor", "_Request")
+
+
+class Killed(BaseException):
+    """What the greenlets are killed with: no psycopg2 code expects it."""
+
+
+class Worker:
+    """A greenlet after the other on a connection after the other."""
+
+    def __init__(self, soak: "Soak", number: int, route: dict[str, Any]) -> None:
+        self.soak, self.route = soak, route
+        self.random = random.Random(f"{soak.seed} {number}")
+        self.asker = f"{soak.seed}-{number}"
+        self.connection: Any = None
+        #: When the present piece of work began, and its name.
+        self.since = time.monotonic()
+        self.action = ""
+
+    def start(self) -> None:
+        self.since = time.monotonic()
+        self.task = self.soak.hub.spawn(self.run)
+
+    def run(self) -> None:
+        while not self.soak.over:
+            session = self.route["session"]
+            possible = {each: weight for each, weight in ACTIONS.items() if session or each not in IN_SESSIONS}
+            (action,) = self.random.choices(list(possible), list(possible.values()))
+            self.action, self.since = action.__name__, time.monotonic()
+            limit = self.soak.hub.Timeout(BOUND)
+            try:
+                with limit:
+                    if self.connection is None or self.connection.closed:
+                        self.connect()
+                    action(self)
+                self.soak.count[action.__name__] += 1
+            except self.soak.hub.Timeout as exc:
+                if exc is not limit:
+                    raise
+                self.soak.count["out of time"] += 1
+                self.connection = None
+            except psycopg2.Error as exc:
+                self.failed(exc)
+
+    def failed(self, exc: psycopg2.Error) -> None:
+        name = type(exc).__name__
+        self.soak.errors[name] += 1
+        unasked = isinstance(exc, errors.QueryCanceled) and "user request" in str(exc) and not self.route["cancelled"]
+        expected = psycopg2.OperationalError, psycopg2.InterfaceError, errors.IdleInTransactionSessionTimeout
+        if unasked or not isinstance(exc, expected):
+            out = io.StringIO()
+            traceback.print_exception(exc, file=out)
+            self.soak.unexpected.append(f"{self.route['name']}, {self.action}: {out.getvalue()}")
+        connection = self.connection
+        if connection is not None and not connection.closed and isinstance(exc, psycopg2.OperationalError):
+            # As a program does: what the server refused is rolled back, and the connection goes on.
+            try:
+                connection.rollback()
+                connection.autocommit = True
+            except psycopg2.Error:
+                self.connection = None
+        else:
+            self.connection = None
+
+    def connect(self) -> None:
+        self.connection = None
+        connection = psycopg2.connect(self.route["dsn"], connect_timeout=3, application_name=self.route["name"])
+        connection.autocommit = True
+        self.connection = connection
+
+    def execute(self, query: str, *args: Any) -> Any:
+        cursor = self.connection.cursor()
+        cursor.execute(query, args or None)
+        self.soak.queries += 1
+        return cursor
+
+    def expect(self, seen: Any, wanted: Any) -> None:
+        if seen != wanted:
+            print(f"WRONG RESULT in {self.action}: {seen!r:.300}, not {wanted!r:.300}", file=sys.stderr, flush=True)
+            os._exit(2)
+
+    def small(self) -> None:
+        for n in range(20):
+            self.expect(self.execute("SELECT %s, %s::int", self.asker, n).fetchone(), (self.asker, n))
+
+    def rows(self) -> None:
+        count = self.random.randrange(1, 2000)
+        seen = self.execute("SELECT %s, generate_series(1, %s)", self.asker, count).fetchall()
+        self.expect(seen, [(self.asker, n) for n in range(1, count + 1)])
+
+    def large(self) -> None:
+        size = self.random.randrange(2_000_000)
+        self.expect(len(self.execute("SELECT repeat('x', %s)", size).fetchone()[0]), size)
+
+    def parameter(self) -> None:
+        # More than a socket takes at once: this one waits to write.
+        text = self.asker * self.random.randrange(30_000)
+        self.expect(self.execute("SELECT length(%s)", text).fetchone()[0], len(text))
+
+    def slow(self) -> None:
+        seconds = self.random.random() / 20
+        self.expect(self.execute("SELECT %s FROM pg_sleep(%s)", self.asker, seconds).fetchone()[0], self.asker)
+
+    def refused(self) -> None:
+        try:
+            self.execute("SELECT 1 / 0")
+        except errors.DivisionByZero:
+            return
+        raise AssertionError("no error")
+
+    def statement_timeout(self) -> None:
+        try:
+            self.execute("SET LOCAL statement_timeout = 10; SELECT pg_sleep(1)")
+        except errors.QueryCanceled as exc:
+            if "statement timeout" not in str(exc) and not self.route["cancelled"]:
+                raise
+
+    def temp_file_limit(self) -> None:
+        try:
+            self.execute(
+                "SET LOCAL temp_file_limit = '100kB'; SET LOCAL work_mem = '64kB';"
+                "SELECT count(*) FROM (SELECT generate_series(1, 20000) n ORDER BY random()) s"
+            )
+        except errors.ConfigurationLimitExceeded:
+            pass
+
+    def deadlock(self) -> None:
+        keys = self.random.sample(range(4), 2)
+        self.connection.autocommit = False
+        with self.connection:
+            for key in keys:
+                self.execute("SET LOCAL deadlock_timeout = '20ms'; SELECT pg_advisory_xact_lock(%s)", key)
+        self.connection.autocommit = True
+
+    def notices(self) -> None:
+        self.execute("DO $$BEGIN FOR i IN 1..500 LOOP RAISE NOTICE 'number %', i; END LOOP; END$$")
+
+    def ledger(self) -> None:
+        """Write a line, and either commit it or roll it back; remember which."""
+        entry = f"{self.asker} {self.random.random()}"
+        outcomes = self.soak.ledger
+        outcomes[entry] = "rolled back"
+        self.connection.autocommit = False
+        self.execute("INSERT INTO ledger VALUES (%s)", entry)
+        if self.random.random() < 0.3:
+            self.connection.rollback()
+        else:
+            outcomes[entry] = "unknown"
+            self.connection.commit()
+            outcomes[entry] = "committed"
+        self.connection.autocommit = True
+
+    def idle_in_transaction(self) -> None:
+        self.connection.autocommit = False
+        self.execute("SET LOCAL idle_in_transaction_session_timeout = 10; SELECT 1")
+        self.soak.hub.sleep(0.05)
+        self.connection.rollback()
+        self.connection.autocommit = True
+
+    def copy(self) -> None:
+        count = self.random.randrange(20_000)
+        lines = "".join(f"{self.asker}\t{n}\n" for n in range(count))
+        self.connection.autocommit = False
+        self.execute("CREATE TEMPORARY TABLE copied (asker text, n int) ON COMMIT DROP")
+        cursor = self.connection.cursor()
+        cursor.copy_expert("COPY copied FROM STDIN", io.StringIO(lines))
+        out = io.StringIO()
+        cursor.copy_expert("COPY (SELECT * FROM copied ORDER BY n) TO STDOUT", out)
+        self.expect(out.getvalue(), lines)
+        self.connection.rollback()
+        self.connection.autocommit = True
+
+    def large_object(self) -> None:
+        self.connection.autocommit = False
+        obj = self.connection.lobject(0, "wb")
+        obj.write(self.asker.encode() * 100)
+        obj.seek(0)
+        self.expect(obj.read(), self.asker.encode() * 100)
+        self.connection.rollback()
+        self.connection.autocommit = True
+
+    def named_cursor(self) -> None:
+        self.connection.autocommit = False
+        with self.connection.cursor("named") as cursor:
+            cursor.itersize = 50
+            cursor.execute("SELECT %s, generate_series(1, 200)", (self.asker,))
+            self.expect(list(cursor), [(self.asker, n) for n in range(1, 201)])
+        self.connection.rollback()
+        self.connection.autocommit = True
+
+    def crowd(self) -> None:
+        """Take more connections than the server has."""
+        crowd = []
+        try:
+            for _ in range(30):
+                crowd.append(psycopg2.connect(self.route["dsn"], connect_timeout=3))
+        except psycopg2.OperationalError as exc:
+            self.soak.errors[type(exc).__name__] += 1
+        finally:
+            for connection in crowd:
+                connection.close()
+
+    def cancel(self) -> None:
+        connection = self.connection
+        task = self.soak.hub.spawn(connection.cancel)
+        try:
+            self.execute("SELECT pg_sleep(%s)", self.random.random() / 50)
+        except errors.QueryCanceled:
+            pass
+        finally:
+            task.join(BOUND)
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def drop(self) -> None:
+        self.connection = None
+
+    def idle(self) -> None:
+        self.soak.hub.sleep(self.random.random() / 20)
+
+
+# How often each is done, in proportion.
+ACTIONS = {
+    Worker.small: 60,
+    Worker.rows: 8,
+    Worker.large: 1,
+    Worker.parameter: 2,
+    Worker.slow: 5,
+    Worker.refused: 4,
+    Worker.statement_timeout: 2,
+    Worker.temp_file_limit: 1,
+    Worker.deadlock: 1,
+    Worker.notices: 1,
+    Worker.ledger: 8,
+    Worker.idle_in_transaction: 1,
+    Worker.copy: 1,
+    Worker.large_object: 1,
+    Worker.named_cursor: 2,
+    Worker.crowd: 0.05,
+    Worker.cancel: 2,
+    Worker.close: 2,
+    Worker.drop: 1,
+    Worker.idle: 5,
+}
+# A pooler in transaction mode may give the next statement to another server.
+# It also may not tell whose query a late cancel request would meet.
+IN_SESSIONS = {Worker.cancel}
+
+
+class Soak:
+    def __init__(self, hub: Hub, routes: list[dict[str, Any]], seed: str) -> None:
+        self.hub, self.routes, self.seed = hub, routes, seed
+        self.random = random.Random(seed)
+        self.queries = 0
+        self.count: collections.Counter[str] = collections.Counter()
+        self.errors: collections.Counter[str] = collections.Counter()
+        self.unexpected: list[str] = []
+        #: What became of each line of the ledger, as far as its writer knows.
+        self.ledger: dict[str, str] = {}
+        self.over = False
+        self.longest_gap = 0.0
+
+    def run(self, connections: int, seconds: float) -> None:
+        """Soak for *seconds*; return when all have ended."""
+        self.over = False
+        workers = [Worker(self, n, self.routes[n % len(self.routes)]) for n in range(connections)]
+        for worker in workers:
+            worker.start()
+        chaos = self.hub.spawn(self.chaos, workers)
+        with self.hub.ticker(0.005) as ticker:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                self.hub.sleep(1)
+                self.longest_gap = max(self.longest_gap, ticker.longest_gap)
+                self.report()
+                self.look_for_hangs(workers)
+            self.over = True
+            while not all(task.done for task in [chaos, *(worker.task for worker in workers)]):
+                self.hub.sleep(0.05)
+                self.look_for_hangs(workers)
+
+    def look_for_hangs(self, workers: list[Worker]) -> None:
+        now = time.monotonic()
+        for worker in workers:
+            if not worker.task.done and now - worker.since > BOUND + HANGS:
+                print(f"HANGING for {now - worker.since:.1f} s: {worker.route['name']}, {worker.action}", file=sys.stderr)
+                if getattr(worker.task.greenlet, "gr_frame", None):
+                    traceback.print_stack(worker.task.greenlet.gr_frame)
+                os._exit(3)
+
+    def chaos(self, workers: list[Worker]) -> None:
+        while not self.over:
+            self.hub.sleep(0.01)
+            worker = self.random.choice(workers)
+            deed = self.random.randrange(100)
+            if worker.task.done:
+                self.revive(worker)
+            elif deed < 25:
+                worker.task.kill(Killed())
+                self.count["kill"] += 1
+            elif deed < 30 and worker.connection is not None:
+                self.hub.spawn(close_quietly, worker.connection)
+                self.count["close from elsewhere"] += 1
+            elif deed < 31:
+                self.no_descriptors()
+            elif deed < 50:
+                gc.collect(self.random.randrange(3))
+            else:
+                for each in workers:
+                    if each.task.done:
+                        self.revive(each)
+
+    def revive(self, worker: Worker) -> None:
+        try:
+            worker.task.get()
+        except (Killed, self.hub.Kill):
+            pass
+        except BaseException as exc:  # noqa: BLE001
+            out = io.StringIO()
+            traceback.print_exception(exc, file=out)
+            self.unexpected.append(f"{worker.route['name']}, {worker.action}: {out.getvalue()}")
+        worker.connection = None
+        if not self.over:
+            worker.start()
+
+    def no_descriptors(self) -> None:
+        """For a moment there are no descriptors to be had."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        self.count["no descriptors"] += 1
+        try:
+            self.hub.sleep(0.005)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    def report(self, **more: Any) -> None:
+        with open("/proc/self/statm") as statm:
+            resident = int(statm.read().split()[1]) * resource.getpagesize()
+        state = {
+            "queries": self.queries,
+            "faults": {name: self.count[name] for name in ("kill", "close from elsewhere", "no descriptors")},
+            "errors": self.errors,
+            "out of time": self.count["out of time"],
+            "unexpected": len(self.unexpected),
+            "megabytes": resident / 1e6,
+            "descriptors": len(os.listdir("/proc/self/fd")),
+            "longest_gap": self.longest_gap,
+            **more,
+        }
+        print(json.dumps(state), flush=True)
+
+    def what_there_is(self) -> dict[str, int]:
+        """Return what is left when all greenlets have ended."""
+        for _ in range(10):
+            self.hub.sleep(0.1)
+            gc.collect()
+        there = {name: objects(name) for name in KINDS}
+        return {**there, "descriptors": count_descriptors(), "threads": len(os.listdir("/proc/self/task"))}
+
+
+def close_quietly(connection: Any) -> None:
+    try:
+        connection.close()
+    except psycopg2.Error:
+        pass
+
+
+def main(name: str, seconds: str, connections: str, seed: str, *routes: str) -> None:
+    faulthandler.enable()
+    hub: Hub = importlib.import_module(f"hubs.on_{name}").make()
+    hub.adapter.make_psycopg_green()
+
+    def program() -> None:
+        soak = Soak(hub, [json.loads(route) for route in routes], seed)
+        soak.run(int(connections), max(2.0, float(seconds) / 20))
+        before = soak.what_there_is()
+        soak.longest_gap = 0.0
+        soak.run(int(connections), float(seconds))
+        after = soak.what_there_is()
+        left = {name: (before[name], number) for name, number in after.items() if number > before[name]}
+        soak.report(left=left, ledger=soak.ledger, actions=soak.count, wrong=soak.unexpected[:20])
+
+    hub.program(program)
+    hub.end()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
