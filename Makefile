@@ -10,7 +10,7 @@ bench_pip = $(bench_bin)/python -m pip -qq --disable-pip-version-check
 coverage = $(abspath $(bin))/coverage
 sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx psycogreen/*.pxi psycogreen/*.c psycogreen/*/*.pyx)
 
-.PHONY: demo test test-core test-all test-libpq coverage bench bench-check lint dist clean
+.PHONY: demo test test-core test-all test-libpq coverage soak bench bench-check lint dist clean
 
 demo: $(VENV)/demo-installed
 	@$(bin)/python tests/demo.py
@@ -38,6 +38,12 @@ coverage: .venvs/coverage/installed
 	-cd $(<D) && $(coverage) run $(abspath tests/run_matrix.py) --core -m "core or hub"
 	cd $(<D) && $(coverage) combine --quiet
 	cd $(<D) && $(coverage) report --show-missing --skip-empty
+
+# Everything goes wrong at full load, for half an hour or for SOAK_MINUTES.
+SOAK_MINUTES ?= 30
+soak: $(VENV)/dev-installed
+	$(pip) install --group soak
+	$(bin)/python tests/soak.py --minutes $(SOAK_MINUTES) --picture soak.svg
 
 bench: .venvs/bench/installed
 	@$(bench_bin)/python benchmarks/speed.py

@@ -37,10 +37,13 @@ class Connection:
                 await self.passes.wait()
                 if self.silent:
                     continue
+                if writer.is_closing():
+                    break
                 if self.kind == "slow":
                     await asyncio.sleep(self.rng.random() / 100)
                 for i in range(min(singles, len(data))):
                     writer.write(data[i : i + 1])
+                    await writer.drain()
                     await asyncio.sleep(0)
                 writer.write(data[singles:])
                 singles = max(0, singles - len(data))

@@ -21,6 +21,7 @@ import json
 import os
 import random
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -98,6 +99,7 @@ class Worker:
                 self.connection = None
         else:
             self.connection = None
+        self.soak.hub.sleep(0.01)  # what fails at once, as without descriptors, would never let others run
 
     def connect(self) -> None:
         self.connection = None
@@ -174,7 +176,7 @@ class Worker:
 
     def ledger(self) -> None:
         """Write a line, and either commit it or roll it back; remember which."""
-        entry = f"{self.asker} {self.random.random()}"
+        entry = f"{self.asker} {len(self.soak.ledger)}"
         outcomes = self.soak.ledger
         outcomes[entry] = "rolled back"
         self.connection.autocommit = False
@@ -321,7 +323,9 @@ class Soak:
         now = time.monotonic()
         for worker in workers:
             if not worker.task.done and now - worker.since > BOUND + HANGS:
-                print(f"HANGING for {now - worker.since:.1f} s: {worker.route['name']}, {worker.action}", file=sys.stderr)
+                print(
+                    f"HANGING for {now - worker.since:.1f} s: {worker.route['name']}, {worker.action}", file=sys.stderr
+                )
                 if getattr(worker.task.greenlet, "gr_frame", None):
                     traceback.print_stack(worker.task.greenlet.gr_frame)
                 os._exit(3)
@@ -372,8 +376,12 @@ class Soak:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     def report(self, **more: Any) -> None:
-        with open("/proc/self/statm") as statm:
-            resident = int(statm.read().split()[1]) * resource.getpagesize()
+        try:
+            with open("/proc/self/statm") as statm:
+                resident = int(statm.read().split()[1]) * resource.getpagesize()
+            descriptors = len(os.listdir("/proc/self/fd"))
+        except OSError:
+            return  # there are no descriptors just now
         state = {
             "queries": self.queries,
             "faults": {name: self.count[name] for name in ("kill", "close from elsewhere", "no descriptors")},
@@ -381,7 +389,7 @@ class Soak:
             "out of time": self.count["out of time"],
             "unexpected": len(self.unexpected),
             "megabytes": resident / 1e6,
-            "descriptors": len(os.listdir("/proc/self/fd")),
+            "descriptors": descriptors,
             "longest_gap": self.longest_gap,
             **more,
         }
@@ -396,6 +404,12 @@ class Soak:
         return {**there, "descriptors": count_descriptors(), "threads": len(os.listdir("/proc/self/task"))}
 
 
+def start_threads(hub: Hub) -> None:
+    """Start the threads of the hub's pool: gevent's cannot start one without descriptors."""
+    for task in [hub.spawn(hub.adapter._adapter.run_in_thread, time.sleep, 0.1) for _ in range(20)]:
+        task.wait()
+
+
 def close_quietly(connection: Any) -> None:
     try:
         connection.close()
@@ -405,10 +419,12 @@ def close_quietly(connection: Any) -> None:
 
 def main(name: str, seconds: str, connections: str, seed: str, *routes: str) -> None:
     faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)
     hub: Hub = importlib.import_module(f"hubs.on_{name}").make()
     hub.adapter.make_psycopg_green()
 
     def program() -> None:
+        start_threads(hub)
         soak = Soak(hub, [json.loads(route) for route in routes], seed)
         soak.run(int(connections), max(2.0, float(seconds) / 20))
         before = soak.what_there_is()
