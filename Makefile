@@ -8,7 +8,7 @@ bench_bin = .venvs/bench/bin
 pip = $(bin)/python -m pip -qq --disable-pip-version-check
 bench_pip = $(bench_bin)/python -m pip -qq --disable-pip-version-check
 coverage = $(abspath $(bin))/coverage
-sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx psycogreen/*.pxi psycogreen/*.c psycogreen/*/*.pyx)
+sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx psycogreen/*.pxi psycogreen/*.[ch] psycogreen/*/*.pyx)
 
 .PHONY: demo test test-core test-all test-libpq coverage soak bench bench-check lint dist clean
 

@@ -39,23 +39,42 @@ def pure(why):
     print(f"psycogreen: compiled wait loop not built ({why}); installing the pure Python one", file=sys.stderr)
 
 
+def poller():
+    """Return what the reactor asks for ready sockets: epoll, kqueue, or none where the platform has neither."""
+    chosen = os.environ.get("PSYCOGREEN_POLLER")  # to build the other forms on Linux
+    if chosen:
+        return chosen
+    if sys.platform == "linux":
+        return "epoll"
+    if sys.platform.startswith(("darwin", "dragonfly", "freebsd", "netbsd", "openbsd")):
+        return "kqueue"
+    return "none"
+
+
 def extensions():
     if os.environ.get("PSYCOGREEN_NO_EXTENSIONS", "0") not in ("", "0"):
         pure("PSYCOGREEN_NO_EXTENSIONS is set")
         return []
     import greenlet
 
-    return [
-        Extension(
-            "psycogreen._waitloop",
-            ["psycogreen/_waitloop.pyx"],
-            include_dirs=[os.path.dirname(greenlet.__file__)],
-            depends=["psycogreen/_reactor.pxi"],
-            optional=True,
-        ),
+    built = [
         Extension("psycogreen._libpq._copyrows", ["psycogreen/_libpq/_copyrows.pyx"], optional=True),
         Extension("psycogreen._ugreen", ["psycogreen/_ugreen.c"], optional=True),
     ]
+    if poller() == "none":
+        # Compiled, the loop gains nothing but by its reactor.
+        pure("no epoll and no kqueue here")
+    else:
+        loop = Extension(
+            "psycogreen._waitloop",
+            ["psycogreen/_waitloop.pyx"],
+            include_dirs=[os.path.dirname(greenlet.__file__)],
+            define_macros=[("PSYCOGREEN_KQUEUE", None)] if poller() == "kqueue" else [],
+            depends=["psycogreen/_poller.h", "psycogreen/_reactor.pxi"],
+            optional=True,
+        )
+        built.append(loop)
+    return built
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt, "bdist_wheel": BdistWheel})

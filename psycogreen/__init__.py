@@ -10,14 +10,14 @@ Importing this package alone imports neither a hub nor psycopg2.
 
 from typing import TYPE_CHECKING
 
-from psycogreen._implementation import implementation
+from psycogreen._implementation import implementation, poller
 
 if TYPE_CHECKING:
     from psycogreen._diagnosis.status import Status
 
 __version__ = "2.0.0"
 
-__all__ = ["__version__", "implementation", "status"]
+__all__ = ["__version__", "implementation", "poller", "status"]
 
 
 def status() -> "Status":

@@ -46,7 +46,7 @@ def _outcome_text(outcome: Outcome) -> str:
 
 
 def _environment_text(found: dict[str, Any]) -> str:
-    loop = "compiled" if found["why_pure"] is None else f"pure Python: {found['why_pure']}"
+    loop = f"compiled, with {found['poller']}" if found["why_pure"] is None else f"pure Python: {found['why_pure']}"
     libpq = found["libpq"] and f"{found['libpq']}, {'can not' if found['libpq_error'] else 'can'} be reached"
     patched = [f"{', '.join(modules)} by {library}" for library, modules in found["monkey_patched"].items()]
     rows = {

@@ -1,20 +1,30 @@
-# The reactor: the sockets for which the greenlets of one hub wait, in one epoll instance.
+# The reactor: the sockets for which the greenlets of one hub wait, in one poller.
 #
 # ``_waitloop.pyx`` includes this file. The hub watches a single descriptor, the
-# epoll instance. A connection's socket is added once and stays; to park is to note
-# the running greenlet in its `Socket` and to switch to the hub. When the hub finds
-# the instance ready, `Reactor.dispatch()` runs in the hub's greenlet, fetches a
+# poller (``_poller.h``). A connection's socket is added once and stays; to park is to
+# note the running greenlet in its `Socket` and to switch to the hub. When the hub finds
+# the poller ready, `Reactor.dispatch()` runs in the hub's greenlet, fetches a
 # batch of ready sockets and switches to the greenlet noted for each.
+
+cdef extern from "_poller.h":
+    ctypedef struct poller_event:
+        pass
+    const char *POLLER
+    bint POLLER_READABLE_IS_NEWS
+    int poller_new()
+    bint poller_has(int, int, uint64_t)
+    int poller_add(int, int, uint64_t)
+    int poller_remove(int, int)
+    int poller_fetch(int, poller_event *, int)
+    uint64_t poller_token(const poller_event *)
+    int poller_renew(int) nogil
+    int close(int)
 
 cdef extern from *:
     """
-    #ifdef __linux__
-    #include <fcntl.h>
     #include <poll.h>
     #include <pthread.h>
-    #include <sys/epoll.h>
     #include <time.h>
-    #include <unistd.h>
 
     static int readable(int fd) {
         struct pollfd p = {fd, POLLIN, 0};
@@ -26,23 +36,6 @@ cdef extern from *:
         clock_gettime(CLOCK_MONOTONIC, &t);
         return t.tv_sec + t.tv_nsec * 1e-9;
     }
-
-    #else  /* no epoll: hub_reactor() returns None, and each wait goes through the hub */
-    #define EPOLL_CLOEXEC 0
-    #define EPOLL_CTL_ADD 0
-    #define EPOLL_CTL_DEL 0
-    #define EPOLL_CTL_MOD 0
-    #define EPOLLIN 0
-    struct epoll_event { uint32_t events; union { uint64_t u64; } data; };
-    static int epoll_create1(int flags) { errno = ENOSYS; return -1; }
-    static int epoll_ctl(int a, int b, int c, struct epoll_event *d) { return -1; }
-    static int epoll_wait(int a, struct epoll_event *b, int c, int d) { return -1; }
-    static int dup3(int a, int b, int c) { return -1; }
-    static int close(int fd) { return -1; }
-    static int readable(int fd) { return 0; }
-    static double monotonic(void) { return 0; }
-    static int pthread_atfork(void *a, void *b, void (*c)(void)) { return 0; }
-    #endif
 
     /* Whether weak reference *ref* is to *object*, without making a new reference. */
     static int refers_to(PyObject *ref, PyObject *object) {
@@ -59,25 +52,13 @@ cdef extern from *:
     #endif
     }
     """
-    ctypedef union epoll_data:
-        uint64_t u64
-    ctypedef struct epoll_event "struct epoll_event":
-        uint32_t events
-        epoll_data data
-    int EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
-    uint32_t EPOLLIN
-    int epoll_create1(int) nogil
-    int epoll_ctl(int, int, int, epoll_event *) nogil
-    int epoll_wait(int, epoll_event *, int, int) nogil
-    int dup3(int, int, int) nogil
-    int close(int) nogil
     int readable(int)
     double monotonic()
     int pthread_atfork(void *, void *, void (*)() noexcept nogil)
     bint refers_to(PyObject *, PyObject *)
 
 cdef enum:
-    # Events that one epoll_wait() fetches. The hub runs no other callback
+    # Events that are fetched at once. The hub runs no other callback
     # until the greenlets of a batch have run.
     BATCH = 64
     # With this many parked greenlets, another answer has probably come by the
@@ -94,13 +75,13 @@ cdef enum:
 cdef double TIME_SLICE = 0.001
 
 
-ctypedef struct EpollInstance:
+ctypedef struct Poller:
     # What the fork handler needs of a reactor; it runs without Python.
-    int epfd
+    int fd
     PyObject *reactor
-    EpollInstance *next
+    Poller *next
 
-cdef EpollInstance *instances = NULL
+cdef Poller *pollers = NULL
 
 # Counts the forks that led to this process. A reactor with another count
 # belongs to the parent process.
@@ -162,7 +143,7 @@ cdef class ForgetCallback:
 
 @cython.final
 cdef class ReadyCallback:
-    """The function that the hub calls when the epoll instance is ready.
+    """The function that the hub calls when the poller is ready.
 
     The hub keeps it, so it holds only a borrowed reference to the reactor.
     """
@@ -190,17 +171,17 @@ cdef class Reactor:
     cdef object watch
     cdef ReadyCallback ready_callback
     cdef dict sockets  # Socket by id(connection)
-    cdef list armed  # Socket by descriptor, for the sockets in the epoll instance
+    cdef list armed  # Socket by descriptor, for the sockets in the poller
     cdef tuple wake_args  # the arguments of the switch into a parked greenlet
     cdef PyObject *recent[RECENT]  # Sockets by a part of their key, borrowed from `sockets`
-    cdef EpollInstance instance
+    cdef Poller poller
     cdef unsigned long thread
     cdef unsigned int forks
     cdef uint32_t arms
     cdef int parked_count
     cdef Socket last_parked  # the socket on which a greenlet parked last
     cdef Socket waking  # the socket whose greenlet is being switched to
-    cdef bint ask_epoll  # a greenlet was woken and its socket was not ready: don't guess the next one
+    cdef bint ask_poller  # a greenlet was woken and its socket was not ready: don't guess the next one
     cdef bint keeps_hub_alive
     cdef int stale_batches
     cdef bint stale  # the batch held an event that belongs to no socket and can't be disarmed
@@ -208,16 +189,16 @@ cdef class Reactor:
     cdef bint dispatching
     cdef int position
     cdef int count
-    cdef epoll_event events[BATCH]
+    cdef poller_event events[BATCH]
 
     def __cinit__(self):
-        global instances
-        self.instance.epfd = epoll_create1(EPOLL_CLOEXEC)
-        if self.instance.epfd < 0:
-            raise OSError(errno, "epoll_create1 failed")
-        self.instance.reactor = <PyObject *>self
-        self.instance.next = instances
-        instances = &self.instance
+        global pollers
+        self.poller.fd = poller_new()
+        if self.poller.fd < 0:
+            raise OSError(errno, "no poller can be made")
+        self.poller.reactor = <PyObject *>self
+        self.poller.next = pollers
+        pollers = &self.poller
 
     def __init__(self, adapter, hub, greenlet_type):
         self.adapter = adapter
@@ -231,21 +212,21 @@ cdef class Reactor:
         self.thread = PyThread_get_thread_ident()
         self.ready_callback = ReadyCallback.__new__(ReadyCallback)
         self.ready_callback.reactor = <PyObject *>self
-        self.watch = adapter.watch(hub, self.instance.epfd, self.ready_callback)
+        self.watch = adapter.watch(hub, self.poller.fd, self.ready_callback)
 
     def __del__(self):
         self.retire()
 
     def __dealloc__(self):
-        global instances
-        cdef EpollInstance **link = &instances
+        global pollers
+        cdef Poller **link = &pollers
         while link[0] != NULL:
-            if link[0] == &self.instance:
-                link[0] = self.instance.next
+            if link[0] == &self.poller:
+                link[0] = self.poller.next
                 break
             link = &link[0].next
-        if self.instance.epfd >= 0:
-            close(self.instance.epfd)
+        if self.poller.fd >= 0:
+            close(self.poller.fd)
 
     cdef int retire(self) except -1:
         """Leave the hub for good."""
@@ -308,14 +289,14 @@ cdef class Reactor:
         if recent[0] == <PyObject *>sock:
             recent[0] = NULL
         if sock is not None and self.is_armed(sock):
-            self.armed[sock.fd] = None  # closing the socket removes it from epoll
+            self.armed[sock.fd] = None  # closing the socket removes it from the poller
         return 0
 
     cdef bint is_armed(self, Socket sock):
         return 0 <= sock.fd < len(self.armed) and self.armed[sock.fd] is sock
 
     cdef bint ensure_armed(self, Socket sock, conn) except -1:
-        """Add *sock* to the epoll instance unless it is there; return whether it is now."""
+        """Add *sock* to the poller unless it is there; return whether it is now."""
         if self.is_armed(sock):
             if sock.fd_stable:
                 return True
@@ -325,34 +306,33 @@ cdef class Reactor:
         return isinstance(fd, int) and self.arm(sock, fd)
 
     cdef bint arm(self, Socket sock, int fd) except -1:
-        cdef epoll_event event
+        cdef uint64_t token
         cdef Socket other
         if fd < 0:
             return False
         if len(self.armed) <= fd:
             self.armed.extend([None] * (fd + 1 - len(self.armed)))
+        other = self.armed[fd]
+        # The poller does not have a socket that was closed, though a greenlet waits for it.
+        if other is not None and other.parked is not None and poller_has(self.poller.fd, fd, other.token):
+            return False
         self.arms += 1
-        event.events = EPOLLIN
-        event.data.u64 = <uint64_t>self.arms << 32 | <uint32_t>fd
-        if epoll_ctl(self.instance.epfd, EPOLL_CTL_ADD, fd, &event) < 0:
-            other = self.armed[fd]
-            if errno != EEXIST or (other is not None and other.parked is not None):
-                return False
-            if epoll_ctl(self.instance.epfd, EPOLL_CTL_MOD, fd, &event) < 0:
-                return False
+        token = <uint64_t>self.arms << 32 | <uint32_t>fd
+        if poller_add(self.poller.fd, fd, token) < 0:
+            return False
         sock.fd = fd
-        sock.token = event.data.u64
+        sock.token = token
         self.armed[fd] = sock
         return True
 
     cdef bint disarm(self, int fd) except -1:
-        """Remove *fd* from the epoll instance; return whether it was there.
+        """Remove *fd* from the poller; return whether it was there.
 
         The connection may have been closed and another file may have its number.
-        That file is in this epoll instance only if `armed` says so.
+        That file is in this poller only if `armed` says so.
         """
         self.armed[fd] = None
-        return epoll_ctl(self.instance.epfd, EPOLL_CTL_DEL, fd, NULL) == 0
+        return poller_remove(self.poller.fd, fd) == 0
 
     cdef int set_ref(self, bint awaited) except -1:
         self.keeps_hub_alive = False  # in case set_ref() raises
@@ -368,7 +348,7 @@ cdef class Reactor:
         cdef uint32_t fd
         # After a fork the batch belongs to the parent, where its greenlets wait.
         while self.position < self.count and self.forks == forks:
-            token = self.events[self.position].data.u64
+            token = poller_token(&self.events[self.position])
             self.position += 1
             fd = <uint32_t>token
             sock = self.armed[fd] if fd < <uint32_t>len(self.armed) else None
@@ -458,12 +438,13 @@ cdef class Reactor:
         cdef PyObject *waiter
         cdef int count
         if (
-            self.parked_count == 1
+            POLLER_READABLE_IS_NEWS
+            and self.parked_count == 1
             and self.last_parked.fd_stable
             and self.last_parked.parked is not None
-            and not self.ask_epoll
+            and not self.ask_poller
         ):
-            # Only one greenlet waits, so epoll need not be asked which. If the
+            # Only one greenlet waits, so the poller need not be asked which. If the
             # event was another socket's, libpq finds nothing to read and the
             # greenlet parks again.
             self.dispatching = True
@@ -473,9 +454,9 @@ cdef class Reactor:
             finally:
                 self.dispatching = False
             return 0
-        self.ask_epoll = False
+        self.ask_poller = False
         self.position = 0
-        self.count = count = epoll_wait(self.instance.epfd, self.events, BATCH, 0)
+        self.count = count = poller_fetch(self.poller.fd, self.events, BATCH)
         if count < 0:
             self.count = 0
             if errno == EBADF:
@@ -524,20 +505,20 @@ cdef class Reactor:
         return 0
 
     cdef int rebuild(self) except -1:
-        """Replace the epoll instance, and add only the sockets of parked greenlets."""
+        """Replace the poller, and add only the sockets of parked greenlets."""
         cdef Socket sock
-        cdef int epfd
+        cdef int fd
         if self.watch is None:
             return 0
-        epfd = epoll_create1(EPOLL_CLOEXEC)
-        if epfd < 0:
+        fd = poller_new()
+        if fd < 0:
             return 0  # no descriptor is free: the next batch tries again
         self.watch.stop()
-        close(self.instance.epfd)
-        self.instance.epfd = epfd
+        close(self.poller.fd)
+        self.poller.fd = fd
         self.armed = []
         self.stale_batches = 0
-        self.watch = self.adapter.watch(self.hub, epfd, self.ready_callback)
+        self.watch = self.adapter.watch(self.hub, fd, self.ready_callback)
         self.watch.set_ref(self.keeps_hub_alive)
         for sock in list(self.sockets.values()):
             if sock.parked is not None and not self.arm(sock, sock.fd):
@@ -547,22 +528,14 @@ cdef class Reactor:
 
 
 cdef void after_fork_in_child() noexcept nogil:
-    # A child process shares its parent's epoll instances in the kernel. So it
-    # replaces each by a new one under the same number: neither its hub nor its
-    # removals then reach the parent's.
+    # A child process must not change its parent's pollers. So it replaces each by a
+    # new one under the same number, which its copy of the hub watches.
     global forks
-    cdef EpollInstance *instance = instances
-    cdef int fresh
+    cdef Poller *poller = pollers
     forks += 1
-    while instance != NULL:
-        fresh = epoll_create1(EPOLL_CLOEXEC)
-        if fresh < 0:
-            close(instance.epfd)
-            instance.epfd = -1
-        else:
-            dup3(fresh, instance.epfd, EPOLL_CLOEXEC)
-            close(fresh)
-        instance = instance.next
+    while poller != NULL:
+        poller.fd = poller_renew(poller.fd)
+        poller = poller.next
 
 
 pthread_atfork(NULL, NULL, after_fork_in_child)
@@ -575,11 +548,11 @@ _orphans = []
 
 
 def keep_parents_greenlets():
-    cdef EpollInstance *instance = instances
-    while instance != NULL:
-        if (<Reactor>instance.reactor).parked_count:
-            _orphans.append(<Reactor>instance.reactor)
-        instance = instance.next
+    cdef Poller *poller = pollers
+    while poller != NULL:
+        if (<Reactor>poller.reactor).parked_count:
+            _orphans.append(<Reactor>poller.reactor)
+        poller = poller.next
 
 
 if hasattr(os, "register_at_fork"):

@@ -2,3 +2,4 @@ from psycogreen._waiters import waiter_of as waiter_of
 from psycogreen._waitloop_py import wait_callback as wait_callback
 
 implementation: str
+poller: str | None

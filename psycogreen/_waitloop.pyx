@@ -4,7 +4,7 @@
 It behaves as ``_waitloop_py.py`` does. A wait for an answer goes through the
 reactor of the hub (``_reactor.pxi``), where parking is a store and a switch.
 All other waits go through the pure loop: for POLL_WRITE, with a timeout, in a
-thread without a hub, and on a platform without epoll.
+thread without a hub, and where no descriptor is free for a poller.
 """
 
 import functools
@@ -17,7 +17,7 @@ from cpython.object cimport PyObject
 from cpython.pystate cimport PyThreadState_GetDict
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_XDECREF
-from libc.errno cimport EBADF, EEXIST, errno
+from libc.errno cimport EBADF, errno
 from libc.stdint cimport uint32_t, uint64_t
 
 from psycogreen import _forks
@@ -53,6 +53,8 @@ cdef TransactionStatus transaction_status = NULL
 
 include "_reactor.pxi"
 
+poller = (<bytes>POLLER).decode()
+
 
 cdef int load_transaction_status(conn) except -1:
     global transaction_status
@@ -69,7 +71,7 @@ cdef bint in_copy(Socket sock, conn) except -1:
 
 
 cdef Reactor hub_reactor(adapter, hub, greenlet_type):
-    """Return the reactor of *hub*, a new one if need be; None where there is no epoll."""
+    """Return the reactor of *hub*, a new one if need be; None where no descriptor is free for it."""
     # gevent's and eventlet's reactors live as long as their thread, although the
     # thread's hub may be replaced. asyncio's event loops take turns in a thread,
     # so each of those keeps its own reactor.
@@ -159,7 +161,7 @@ cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, b
             park_in_hub(adapter, conn, state, timeout)
             continue
         if woken:
-            reactor.ask_epoll = True
+            reactor.ask_poller = True
             if not sock.connecting and (unchecked or readable(sock.fd)):
                 # More of a large result is there: read on before parking again.
                 if since == 0:
@@ -191,17 +193,17 @@ cdef int notify_interrupted(conn) except -1:
 
 def waiter_of(conn):
     """See ``_waiters.py``."""
-    cdef EpollInstance *instance = instances
+    cdef Poller *poller = pollers
     cdef Reactor reactor
     cdef Socket sock
-    while instance != NULL:
-        reactor = <Reactor>instance.reactor
+    while poller != NULL:
+        reactor = <Reactor>poller.reactor
         # A retired reactor may be about to be freed.
         if reactor.watch is not None and reactor.thread == PyThread_get_thread_ident() and reactor.forks == forks:
             sock = reactor.socket(conn)
             if sock is not None and sock.waiter is not None:
                 return sock.waiter
-        instance = instance.next
+        poller = poller.next
     # No call of Python code: each commit() asks this.
     return pure_waiter_of(conn) if pure_waiters and id(conn) in pure_waiters else None
 

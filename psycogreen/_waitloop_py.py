@@ -13,9 +13,10 @@ from psycogreen._adapter import Adapter
 from psycogreen._waiters import add_waiter, waiter_of, waiters
 from psycogreen._waiting import POLL_OK, POLL_READ, TRANSACTION_ACTIVE, park
 
-__all__ = ["implementation", "waiter_of", "wait_callback"]
+__all__ = ["implementation", "poller", "waiter_of", "wait_callback"]
 
 implementation = "python"
+poller: str | None = None  # it has no reactor
 
 
 def wait_callback(adapter: Adapter) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -40,7 +40,7 @@ def test_status_tells_of_a_green_process(connect, hub):
     before = psycogreen.status().green_connections
     connection = connect()
     status = hub.run(psycogreen.status)
-    assert status.implementation == psycogreen.implementation
+    assert (status.implementation, status.poller) == (psycogreen.implementation, psycogreen.poller)
     assert (status.why_pure is None) == (status.implementation == "cython")
     assert status.callback == f"psycogreen.{NAME}.{NAME}_wait_callback"
     assert status.adapter == NAME
@@ -122,7 +122,7 @@ def test_the_report_says_what_is_installed(dsn):
     assert status == 0
     assert found["problems"] == []
     assert found["psycogreen"] == psycogreen.__version__
-    assert found["loop"] == psycogreen.implementation
+    assert (found["loop"], found["poller"]) == (psycogreen.implementation, psycogreen.poller)
     assert psycopg2.__version__.startswith(found["psycopg2"])
     with closing(psycopg2.connect(dsn)) as connection:
         assert found["postgresql"] == connection.get_parameter_status("server_version")

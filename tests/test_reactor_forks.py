@@ -1,7 +1,6 @@
 """The child of a fork: it shares the parent's epoll instances in the kernel, and runs copies of its greenlets."""
 
 import os
-import sys
 
 import pytest
 from hubs import EVENTLET_ON_ASYNCIO, NAME, ON_ASYNCIO_LOOP
@@ -37,7 +36,7 @@ def test_a_child_is_not_woken_where_its_parent_has_several_hubs(dsn):
     assert float(run_program("fork_beside_several_hubs", DSN=dsn)) < SLEEP_TAKES
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="no epoll here")
+@pytest.mark.skipif(psycogreen.poller != "epoll", reason="no epoll here")
 def test_a_child_has_no_more_epoll_instances_than_its_parent(dsn):
     run_program("fork_epoll_instances", DSN=dsn)
 

@@ -3,7 +3,6 @@
 import copy
 import gc
 import os
-import sys
 
 import greenlet
 import psycopg2
@@ -21,7 +20,7 @@ pytestmark = [pytest.mark.hub, pytest.mark.timeout(60)]
 
 
 @pytest.mark.core
-@pytest.mark.skipif(psycogreen.implementation == "python" or sys.platform != "linux", reason="no reactor here")
+@pytest.mark.skipif(psycogreen.poller is None, reason="no reactor here")
 def test_a_query_does_not_go_through_the_hubs_wait_functions(hub, connect):
     waits = []
 
@@ -194,7 +193,7 @@ def test_a_waiter_of_a_closed_socket_is_told(hub, pipe):
     os.close(duplicate)
 
 
-@pytest.mark.skipif(psycogreen.implementation == "python" or sys.platform != "linux", reason="no reactor here")
+@pytest.mark.skipif(psycogreen.poller is None, reason="no reactor here")
 def test_the_record_of_a_connection_goes_with_it(hub, green, dsn):
     connections = [psycopg2.connect(dsn) for _ in range(5)]
     for connection in connections:

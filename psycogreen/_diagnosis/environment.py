@@ -22,6 +22,7 @@ def environment() -> dict[str, Any]:
     found: dict[str, Any] = {
         "psycogreen": psycogreen.__version__,
         "loop": psycogreen.implementation,
+        "poller": psycogreen.poller,
         "why_pure": why_pure,
         "python": platform.python_version(),
         "platform": f"{platform.python_implementation()} on {platform.system()} {platform.machine()}",

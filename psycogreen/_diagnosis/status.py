@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from psycogreen import _surroundings
-from psycogreen._implementation import implementation, why_pure
+from psycogreen._implementation import implementation, poller, why_pure
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class Status:
 
     #: The wait loop: "cython" or "python".
     implementation: str
+    #: What the compiled loop asks for ready sockets: "epoll" or "kqueue".
+    poller: str | None
     #: Why that is the pure loop; None if it is the compiled one.
     why_pure: str | None
     #: The wait callback that is registered with psycopg2, by module and name. None: psycopg2 blocks.
@@ -70,6 +72,7 @@ def status() -> Status:
         )
     return Status(
         implementation=implementation,
+        poller=poller,
         why_pure=why_pure,
         callback=f"{module}.{name}" if callback is not None else None,
         adapter=adapter if of_ours else None,
