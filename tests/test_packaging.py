@@ -54,7 +54,8 @@ def test_sdist_holds_the_sources(dist):
     sdist, _ = dist
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"psycogreen/_waitloop.pyx", "psycogreen/_poller.h", "setup.py", "pyproject.toml", "LICENSE", "Makefile"} <= names
+    assert {"psycogreen/_waitloop.pyx", "psycogreen/_poller.h", "psycogreen/_reactor.pxi"} <= names
+    assert {"setup.py", "pyproject.toml", "LICENSE", "Makefile"} <= names
     assert "tests/test_packaging.py" in names
     assert {name for name in names if name.endswith((".c", ".so", ".pyc"))} == {"psycogreen/_ugreen.c"}
 
