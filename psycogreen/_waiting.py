@@ -16,6 +16,9 @@ POLL_READWRITE = 4
 # psycopg2.extensions.TRANSACTION_STATUS_ACTIVE.
 TRANSACTION_ACTIVE = 1
 
+# Seconds between two looks at a descriptor that the hub cannot watch.
+LOOK_AGAIN = 0.01
+
 # select.POLLIN and POLLOUT, which monkey-patching may have removed.
 _EVENTS = {POLL_READ: 1, POLL_WRITE: 4, POLL_READWRITE: 1 | 4}
 
@@ -68,6 +71,12 @@ def wait_in_thread(adapter: Adapter, fd: int, state: int, timeout: float | None)
     seconds, ended = effective_timeout(timeout)
     if not poller.poll(None if seconds is None else max(0, seconds * 1000)):
         raise ended
+
+
+def is_ready(poller: Any, fd: int, state: int) -> bool:
+    """Ask *poller*, a new ``select.poll`` object, whether *fd* is ready for *state* now."""
+    poller.register(fd, _EVENTS[state])
+    return bool(poller.poll(0))
 
 
 _thread = threading.local()

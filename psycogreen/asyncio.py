@@ -11,6 +11,7 @@ import _thread
 import asyncio
 import contextlib
 import contextvars
+import errno
 import functools
 import os
 import select
@@ -26,7 +27,7 @@ except ImportError as exc:
 
 from psycogreen._implementation import wait_callback
 from psycogreen._psycopg2.activate import register
-from psycogreen._waiting import POLL_READ, POLL_READWRITE, POLL_WRITE
+from psycogreen._waiting import LOOK_AGAIN, POLL_READ, POLL_READWRITE, POLL_WRITE, is_ready
 
 __all__ = ["asyncio_wait_callback", "make_psycopg_green", "patch_psycopg", "spawn"]
 
@@ -240,19 +241,34 @@ class _Descriptor:
         self._loop_state = loop_state
         self._state = state
         self._wake = wake
-        self._fd = os.dup(fd)
-        loop_state.loop.call_soon(self._watch)
+        self._original = fd
+        self._duplicate = -1
+        try:
+            self._duplicate = os.dup(fd)
+        except OSError as exc:
+            if exc.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        loop_state.loop.call_soon(self._watch if self._duplicate >= 0 else self._look)
 
     def _watch(self) -> None:
         if self in self._loop_state.ended:
             return
         try:
             if self._state != POLL_WRITE:
-                self._loop_state.loop.add_reader(self._fd, self._wake)
+                self._loop_state.loop.add_reader(self._duplicate, self._wake)
             if self._state != POLL_READ:
-                self._loop_state.loop.add_writer(self._fd, self._wake)
+                self._loop_state.loop.add_writer(self._duplicate, self._wake)
         except Exception as exc:
             self._wake.throw(exc)
+
+    def _look(self) -> None:
+        # No descriptor is free for the duplicate. What needs none, as a query, goes on.
+        if self in self._loop_state.ended:
+            return
+        if is_ready(select.poll(), self._original, self._state):
+            self._wake()
+        else:
+            self._loop_state.loop.call_later(LOOK_AGAIN, self._look)
 
     def end(self) -> None:
         """End the watch as soon as the event loop can."""
@@ -266,10 +282,11 @@ class _Descriptor:
         """End the watch at once."""
         if self not in self._loop_state.ended:
             return
-        if not self._loop_state.loop.is_closed():
-            self._loop_state.loop.remove_reader(self._fd)
-            self._loop_state.loop.remove_writer(self._fd)
-        os.close(self._fd)
+        if self._duplicate >= 0:
+            if not self._loop_state.loop.is_closed():
+                self._loop_state.loop.remove_reader(self._duplicate)
+                self._loop_state.loop.remove_writer(self._duplicate)
+            os.close(self._duplicate)
         self._loop_state.ended.discard(self)
 
 

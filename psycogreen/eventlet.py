@@ -2,6 +2,7 @@
 
 import _socket
 import contextlib
+import errno
 import os
 import sys
 import weakref
@@ -18,7 +19,7 @@ import greenlet
 
 from psycogreen._implementation import wait_callback
 from psycogreen._psycopg2.activate import register
-from psycogreen._waiting import POLL_READ
+from psycogreen._waiting import LOOK_AGAIN, POLL_READ, is_ready
 
 __all__ = ["eventlet_wait_callback", "make_psycopg_green", "patch_psycopg"]
 
@@ -43,7 +44,15 @@ class _Eventlet:
         hub = eventlet.hubs.get_hub()
         if not hasattr(hub, "_psycogreen_waker"):
             _waker(hub)
-        duplicate = os.dup(fd)
+        try:
+            duplicate = os.dup(fd)
+        except OSError as exc:
+            if exc.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            # No descriptor is free. What needs none, as a query, goes on.
+            while not is_ready(self.poll(), fd, POLL_READ):
+                eventlet.sleep(LOOK_AGAIN)
+            return
         try:
             eventlet.hubs.trampoline(duplicate, read=True)
         finally:
