@@ -31,6 +31,11 @@ cdef extern from *:
         return poll(&p, 1, 0) > 0;
     }
 
+    static int writable(int fd) {
+        struct pollfd p = {fd, POLLOUT, 0};
+        return poll(&p, 1, 0) > 0;
+    }
+
     static double monotonic(void) {
         struct timespec t;
         clock_gettime(CLOCK_MONOTONIC, &t);
@@ -53,6 +58,7 @@ cdef extern from *:
     }
     """
     int readable(int)
+    int writable(int)
     double monotonic()
     int pthread_atfork(void *, void *, void (*)() noexcept nogil)
     bint refers_to(PyObject *, PyObject *)

@@ -44,6 +44,7 @@ cdef extern from "greenlet.h":
 cdef enum:
     POLL_OK = 0
     POLL_READ = 1
+    POLL_WRITE = 2
     # libpq's PGTransactionStatusType, and psycopg2's number for it.
     TRANSACTION_ACTIVE = 1
 
@@ -146,7 +147,7 @@ cdef Reactor reactor_for(adapter, greenlet_type, me, bint *direct):
 
 
 cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, bint direct) except -1:
-    cdef bint woken = False
+    cdef bint woken = False, first = True
     cdef double since = 0
     cdef int unchecked = 0, streak = 0
     while True:
@@ -158,7 +159,14 @@ cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, b
                 continue
             return 0
         if state != POLL_READ:
-            park_in_hub(adapter, conn, state, timeout)
+            if state == POLL_WRITE and sock.connecting:
+                # A unix socket is connected by now, and so is most often one to this machine.
+                fd = conn.fileno()
+                if not (first and isinstance(fd, int) and writable(fd)):
+                    adapter.wait_write(fd, timeout)
+                first = False
+            else:
+                park_in_hub(adapter, conn, state, timeout)
             continue
         if woken:
             reactor.ask_poller = True

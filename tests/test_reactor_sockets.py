@@ -8,7 +8,7 @@ import greenlet
 import psycopg2
 import pytest
 from hubs import NAME
-from psycopg2.extensions import set_wait_callback
+from psycopg2.extensions import POLL_READ, POLL_WRITE, set_wait_callback
 from support.leaks import objects
 from support.network import STARTING_UP, answering
 from support.server_state import in_query
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.hub, pytest.mark.timeout(60)]
 
 @pytest.mark.core
 @pytest.mark.skipif(psycogreen.poller is None, reason="no reactor here")
-def test_a_query_does_not_go_through_the_hubs_wait_functions(hub, connect):
+def test_a_query_and_a_connect_do_not_go_through_the_hubs_wait_functions(hub, connect):
     waits = []
 
     class Counting(type(hub.adapter._adapter)):
@@ -29,11 +29,26 @@ def test_a_query_does_not_go_through_the_hubs_wait_functions(hub, connect):
             waits.append(fd)
             super().wait_read(fd, timeout)
 
+        def wait_write(self, fd, timeout):
+            waits.append(fd)
+            super().wait_write(fd, timeout)
+
     set_wait_callback(wait_callback(Counting())(hub.wait_callback.__wrapped__))
     cursor = hub.run(connect).cursor()
     for _ in range(3):
         hub.run(cursor.execute, "SELECT pg_sleep(0.01)")
     assert not waits
+
+
+@pytest.mark.parametrize("state", [POLL_READ, POLL_WRITE])
+def test_others_run_while_a_connect_asks_for_a_wait_again_and_again(hub, fake_connection, state):
+    connection = fake_connection(*[state] * 3)
+    connection.answer()
+    ran = []
+    task = hub.spawn(hub.wait_callback, connection)
+    hub.spawn(ran.append, True)
+    task.wait()
+    assert ran
 
 
 def test_a_parked_greenlet_that_nobody_else_refers_to_is_woken(hub, connect, quick_collections):
