@@ -20,6 +20,9 @@ cdef extern from "_poller.h":
     int poller_renew(int) nogil
     int close(int)
 
+# The C function of a method without arguments; the second is NULL.
+ctypedef object (*Poll)(object, PyObject *)
+
 cdef extern from *:
     """
     #include <poll.h>
@@ -56,12 +59,21 @@ cdef extern from *:
         return PyWeakref_GET_OBJECT(ref) == object;
     #endif
     }
+
+    /* The C function of method *descriptor*, or NULL if it takes arguments or is no C function. */
+    static PyCFunction function_of(PyObject *descriptor) {
+        PyMethodDef *method;
+        if (!Py_IS_TYPE(descriptor, &PyMethodDescr_Type)) return NULL;
+        method = ((PyMethodDescrObject *)descriptor)->d_method;
+        return method->ml_flags == METH_NOARGS ? method->ml_meth : NULL;
+    }
     """
     int readable(int)
     int writable(int)
     double monotonic()
     int pthread_atfork(void *, void *, void (*)() noexcept nogil)
     bint refers_to(PyObject *, PyObject *)
+    Poll function_of(object)
 
 cdef enum:
     # Events that are fetched at once. The hub runs no other callback
@@ -129,6 +141,7 @@ cdef class Socket:
     cdef bint connecting
     cdef bint fd_stable  # psycopg2's own connections keep their descriptor once connected
     cdef bint green  # a GreenConnection: its poll() may refuse, its _green_poll() does not
+    cdef Poll poll  # psycopg2's poll(); NULL where the loop looks up the method
     cdef void *pgconn  # what libpq calls it; NULL where the loop asks psycopg2 instead
     cdef int fd
     cdef uint64_t token  # distinguishes its events from those of an earlier socket with the same number
@@ -279,7 +292,9 @@ cdef class Reactor:
             return None
         sock.connecting = True
         sock.green = hasattr(conn, "_green_poll")
-        if sock.green and type(conn)._green_poll is psycopg2_connection().poll:
+        psycopg2_poll = psycopg2_connection().poll
+        if sock.green and type(conn)._green_poll is psycopg2_poll and isinstance(conn, psycopg2_connection()):
+            sock.poll = function_of(psycopg2_poll)
             # psycopg2's own poll() raises where there is no PGconn any more.
             load_transaction_status(conn)
             if transaction_status != NULL:

@@ -14,6 +14,10 @@ except ImportError:  # then no hub that needs it is installed
 # greenlet can be freed when its hub is gone.
 waiters: dict[int, Any] = {}
 
+# The green connections, by id(), in which a COPY has set `_green_poll`. The compiled
+# loop calls psycopg2's poll() of the others without looking that attribute up.
+replaced_polls: set[int] = set()
+
 
 def set_getcurrent(function: Callable[[], Any]) -> None:
     """Replace greenlet's getcurrent() by *function*.

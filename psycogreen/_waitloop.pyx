@@ -13,6 +13,7 @@ import sys
 import weakref
 
 cimport cython
+from cpython.long cimport PyLong_AsLongAndOverflow
 from cpython.object cimport PyObject
 from cpython.pystate cimport PyThreadState_GetDict
 from cpython.pythread cimport PyThread_get_thread_ident
@@ -23,6 +24,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from psycogreen import _forks
 from psycogreen._waiting import park as park_in_hub
 from psycogreen._waiters import in_use_error
+from psycogreen._waiters import replaced_polls as _replaced_polls
 from psycogreen._waiters import waiter_of as pure_waiter_of
 from psycogreen._waiters import waiters
 from psycogreen._waitloop_py import wait_callback as pure_wait_callback
@@ -31,6 +33,7 @@ implementation = "cython"
 
 # The greenlets that wait in the pure loop.
 cdef dict pure_waiters = waiters
+cdef set replaced_polls = _replaced_polls
 
 cdef extern from "greenlet.h":
     ctypedef struct PyGreenlet
@@ -146,20 +149,37 @@ cdef Reactor reactor_for(adapter, greenlet_type, me, bint *direct):
     return reactor
 
 
+cdef int known_state(state) except -2:
+    """Return *state* as a number of C; -1 if the loop does not know it."""
+    cdef long number
+    cdef int overflow
+    if type(state) is int:
+        number = PyLong_AsLongAndOverflow(state, &overflow)
+        return number if 0 <= number <= POLL_WRITE else -1
+    for number in range(POLL_WRITE + 1):
+        if state == number:
+            return number
+    return -1
+
+
 cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, bint direct) except -1:
     cdef bint woken = False, first = True
     cdef double since = 0
-    cdef int unchecked = 0, streak = 0
+    cdef int unchecked = 0, streak = 0, poll_state
     while True:
         if reactor.forks != forks:
             _forks.abandon(adapter)  # a copy, in a child process: the socket is the parent's
-        state = conn._green_poll() if sock.green else conn.poll()
-        if state == POLL_OK:
+        if sock.poll != NULL and not replaced_polls:
+            state = sock.poll(conn, NULL)
+        else:
+            state = conn._green_poll() if sock.green else conn.poll()
+        poll_state = known_state(state)
+        if poll_state == POLL_OK:
             if sock.green and in_copy(sock, conn) and conn._green_leave_copy():
                 continue
             return 0
-        if state != POLL_READ:
-            if state == POLL_WRITE and sock.connecting:
+        if poll_state != POLL_READ:
+            if poll_state == POLL_WRITE and sock.connecting:
                 # A unix socket is connected by now, and so is most often one to this machine.
                 fd = conn.fileno()
                 if not (first and isinstance(fd, int) and writable(fd)):

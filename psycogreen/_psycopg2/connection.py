@@ -20,7 +20,7 @@ from psycogreen._adapter import Adapter
 from psycogreen._libpq import libpq
 from psycogreen._psycopg2 import cancel
 from psycogreen._psycopg2.connect import Connecting, connect
-from psycogreen._psycopg2.copy import in_copy, leave_copy
+from psycogreen._psycopg2.copy import in_copy, leave_copy, replace_poll, restore_poll
 from psycogreen._psycopg2.cursor import DefaultCursor, GreenCursor
 from psycogreen._psycopg2.exclusive import check_free, holder
 from psycogreen._psycopg2.factories import green_factory, make_green, original_factory, overridden
@@ -190,7 +190,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
             # The COPY can't be ended, so this error makes psycopg2 close the connection.
             raise psycopg2.ProgrammingError("can't execute COPY: use the copy_expert() method instead") from None
         if more:
-            self._green_poll = leave_copy(self).__next__
+            replace_poll(self, leave_copy(self).__next__)
         return more
 
     @staticmethod
@@ -328,7 +328,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
 
     def _green_interrupted(self) -> None:
         """Ask the server to cancel the query. The wait loop calls this before an exception ends the wait."""
-        self.__dict__.pop("_green_poll", None)
+        restore_poll(self)
         # While connecting, and after the connection is lost, the status is another.
         if self._green_cancel and self.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE:
             cancel.cancel_and_abandon(self, self._green_adapter)

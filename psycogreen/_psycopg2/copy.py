@@ -20,13 +20,14 @@ leave_copy().
 import contextlib
 import io
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import psycopg2
 from psycopg2 import extensions
 from psycopg2.extensions import POLL_OK, POLL_READ
 
+from psycogreen import _waiters
 from psycogreen._libpq import libpq
 from psycogreen._libpq.copyrows import read_rows, write_rows
 from psycogreen._psycopg2.exclusive import check_free
@@ -204,8 +205,20 @@ def leave_copy(connection: Any) -> Iterator[int]:
             yield POLL_READ
             connected = bool(functions.PQconsumeInput(pgconn))
     # If the connection is lost, psycopg2's next query reports it.
-    vars(connection).pop("_green_poll", None)
+    restore_poll(connection)
     yield POLL_OK
+
+
+def replace_poll(connection: Any, poll: Callable[[], int]) -> None:
+    """Make the wait loop call *poll* in the place of psycopg2's poll()."""
+    _waiters.replaced_polls.add(id(connection))
+    connection._green_poll = poll
+
+
+def restore_poll(connection: Any) -> None:
+    """Undo replace_poll()."""
+    vars(connection).pop("_green_poll", None)
+    _waiters.replaced_polls.discard(id(connection))
 
 
 class _Copy:
@@ -232,14 +245,14 @@ class _Copy:
             cursor = extensions.cursor(self._connection)
         if "_green_poll" in vars(self._connection):
             raise psycopg2.ProgrammingError("COPY cannot be used while another thread copies on this connection")
-        self._connection._green_poll = self._states().__next__
+        replace_poll(self._connection, self._states().__next__)
         try:
             extensions.cursor.execute(cursor, query)
         except psycopg2.Error as exc:
             if self._error is None:
                 raise exc from self._read_error
         finally:
-            vars(self._connection).pop("_green_poll", None)
+            restore_poll(self._connection)
             error, self._error, self._read_error = self._error, None, None
         if error is not None:
             with contextlib.suppress(TypeError):
