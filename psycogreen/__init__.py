@@ -11,13 +11,14 @@ Importing this package alone imports neither a hub nor psycopg2.
 from typing import TYPE_CHECKING
 
 from psycogreen._implementation import implementation, poller
+from psycogreen._setup_warnings import SetupWarning
 
 if TYPE_CHECKING:
     from psycogreen._diagnosis.status import Status
 
 __version__ = "2.0.0"
 
-__all__ = ["__version__", "implementation", "poller", "status"]
+__all__ = ["SetupWarning", "__version__", "implementation", "poller", "status"]
 
 
 def status() -> "Status":

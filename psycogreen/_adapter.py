@@ -7,6 +7,9 @@ from typing import Any, Protocol
 class Adapter(Protocol):
     """One coroutine library.
 
+    It may have an attribute `timeout_type`: the type of *timeout* for wait_read()
+    and the like, where they must tell that of make_psycopg_green() from others.
+
     An adapter module makes a single instance without state: hubs come and go, so
     each wait asks for the hub of the running thread anew.
     """

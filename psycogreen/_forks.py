@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-from psycogreen import _waiters
+from psycogreen import _setup_warnings, _waiters
 
 # The number of this process: how many forks led to it. While a fork is under way, this is
 # the bitwise complement, a negative number. Another library's at-fork handler may run in
@@ -47,6 +47,16 @@ def disconnect(conn: Any) -> None:
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, fd, inheritable=False)
         os.close(nothing)
+
+
+def warn_of_inherited(conn: Any) -> None:
+    """Warn if *conn*, a green connection that is used in this process, was made in a parent process."""
+    if conn._green_process != current():
+        _setup_warnings.warn_once(
+            "a connection that was made before a fork is used in the child process: each of the two processes reads"
+            " answers from its socket that are for the other. Make connections after the fork: in gunicorn's"
+            " post_fork, with uWSGI's lazy-apps = true, after engine.dispose(close=False) of SQLAlchemy"
+        )
 
 
 def abandon(adapter: Any) -> None:

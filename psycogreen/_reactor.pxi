@@ -299,6 +299,8 @@ cdef class Reactor:
             load_transaction_status(conn)
             if transaction_status != NULL:
                 sock.pgconn = <void *><size_t>(conn.pgconn_ptr or 0)
+        if forks and sock.green:
+            _forks.warn_of_inherited(conn)
         sock.fd = -1
         self.forget(sock.key)
         self.sockets[sock.key] = sock

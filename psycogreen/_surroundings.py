@@ -31,3 +31,12 @@ def monkey_patched() -> dict[str, tuple[str, ...]]:
     if modules:
         patched["eventlet"] = tuple(modules)
     return patched
+
+
+def threads_are_patched(library: str) -> bool:
+    """Return whether *library*, gevent or eventlet, has replaced locks and thread-locals."""
+    if library == "gevent":
+        gevent: Any = sys.modules.get("gevent.monkey")
+        return gevent is not None and gevent.is_module_patched("threading")
+    eventlet: Any = sys.modules.get("eventlet.patcher")
+    return eventlet is not None and eventlet.is_monkey_patched("thread")

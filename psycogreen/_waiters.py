@@ -57,7 +57,9 @@ def in_use_error(what: str) -> Exception:
     import psycopg2
 
     error: Exception = psycopg2.ProgrammingError(
-        f"{what} cannot be used while another greenlet executes a query on this connection"
+        # psycopg2's own words, and the reason.
+        f"{what} cannot be used while an asynchronous query is underway:"
+        " another greenlet executes a query on this connection"
     )
     return error
 

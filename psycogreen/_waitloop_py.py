@@ -37,6 +37,8 @@ def wait_callback(adapter: Adapter) -> Callable[[Callable[..., None]], Callable[
             try:
                 # A green connection refuses poll() to others: see there.
                 green = hasattr(conn, "_green_leave_copy")
+                if begun and green:
+                    _forks.warn_of_inherited(conn)
                 poll = conn._green_poll if green else conn.poll
                 while True:
                     state = poll()

@@ -3,8 +3,10 @@
 import _socket
 import contextlib
 import errno
+import math
 import os
 import sys
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +21,7 @@ import greenlet
 
 from psycogreen._implementation import wait_callback
 from psycogreen._psycopg2.activate import register
-from psycogreen._waiting import LOOK_AGAIN, POLL_READ, is_ready
+from psycogreen._waiting import LOOK_AGAIN, POLL_READ, POLL_WRITE, is_ready
 
 __all__ = ["eventlet_wait_callback", "make_psycopg_green", "patch_psycopg"]
 
@@ -31,8 +33,14 @@ _os = eventlet.patcher.original("os")  # read() and write() of the patched one w
 _GREENDNS = os.environ.get("EVENTLET_NO_GREENDNS", "").lower() != "yes"
 
 
+class _Seconds(float):
+    """The *timeout* of make_psycopg_green(). That of the wait callback has no effect, as in release 1.0.2."""
+
+
 class _Eventlet:
     """The adapter of eventlet: see `psycogreen._adapter`."""
+
+    timeout_type = _Seconds
 
     def current(self) -> Any:
         # Not get_hub(), which makes a hub where there is none.
@@ -50,16 +58,20 @@ class _Eventlet:
             if exc.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
             # No descriptor is free. What needs none, as a query, goes on.
+            seconds = self.timeout_seconds(timeout)
+            end = math.inf if seconds is None else time.monotonic() + seconds
             while not is_ready(self.poll(), fd, POLL_READ):
+                if time.monotonic() > end:
+                    raise TimeoutError("timed out") from None
                 eventlet.sleep(LOOK_AGAIN)
             return
         try:
-            eventlet.hubs.trampoline(duplicate, read=True)
+            self.wait(duplicate, POLL_READ, self.timeout_seconds(timeout))
         finally:
             os.close(duplicate)
 
     def wait_write(self, fd: int, timeout: float) -> None:
-        eventlet.hubs.trampoline(fd, write=True)
+        self.wait(fd, POLL_WRITE, self.timeout_seconds(timeout))
 
     def wait_readwrite(self, fd: int, timeout: float) -> None:
         # Not trampoline(), which refuses to wait for both.
@@ -73,24 +85,34 @@ class _Eventlet:
                 me.switch()
 
         listeners = []
+        timer = None
+        seconds = self.timeout_seconds(timeout)
         try:
             for event in (hub.READ, hub.WRITE):
                 listeners.append(hub.add(event, fd, wake, me.throw, None))
+            if seconds is not None:
+                timer = hub.schedule_call_global(seconds, me.throw, TimeoutError("timed out"))
             hub.switch()
         finally:
             waiting = False
+            if timer is not None:
+                timer.cancel()
             for listener in listeners:
                 hub.remove(listener)
 
-    def timeout_seconds(self, timeout: float) -> None:
-        return None  # the timeout has no effect, as in release 1.0.2
+    def timeout_seconds(self, timeout: float) -> float | None:
+        return timeout if isinstance(timeout, _Seconds) else None
 
     def poll(self) -> Any:
         return _select.poll()
 
     def wait(self, fd: int, state: int, seconds: float | None) -> None:
+        if seconds is None:
+            eventlet.hubs.trampoline(fd, read=state == POLL_READ, write=state != POLL_READ)
+            return
+        timed_out = TimeoutError("timed out")
         eventlet.hubs.trampoline(
-            fd, read=state == POLL_READ, write=state != POLL_READ, timeout=seconds, timeout_exc=TimeoutError
+            fd, read=state == POLL_READ, write=state != POLL_READ, timeout=seconds, timeout_exc=timed_out
         )
 
     def timeout(self, seconds: float) -> Any:
@@ -247,14 +269,15 @@ def eventlet_wait_callback(conn: Any, timeout: float = -1) -> None:
     Args:
         conn: The connection that waits.
         timeout: No effect. It is there for code written for release 1.0.2, where it
-            has no effect either. Put an ``eventlet.Timeout`` around the query instead.
+            has no effect either. Use ``make_psycopg_green(timeout=...)`` instead, or
+            put an ``eventlet.Timeout`` around the query.
 
     Raises:
         psycopg2.Error: The query, the connection or the poll failed.
     """
 
 
-def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
+def make_psycopg_green(*, connections: bool = True, cancel: bool = True, timeout: float | None = None) -> None:
     """Make psycopg2 cooperate with eventlet, for the whole process.
 
     Undo it with ``psycopg2.extensions.set_wait_callback(None)``.
@@ -266,11 +289,14 @@ def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
             alone, as release 1.0.2 did.
         cancel: Ask the server to cancel the query of a green connection when an
             exception ends the wait for the query.
+        timeout: Seconds that each single wait for the server may take. Then
+            ``TimeoutError`` is raised, and the connection closes. None is no limit.
 
     Raises:
-        ImportError: psycopg2 is not installed or has no wait callbacks.
+        ImportError: psycopg2 is not installed, is older than 2.9, or has no wait callbacks.
+        TypeError, ValueError: An option is not what it should be.
     """
-    register(eventlet_wait_callback, _adapter, connections, cancel)
+    register(eventlet_wait_callback, _adapter, connections, cancel, timeout)
     # Otherwise a later eventlet.monkey_patch() would register eventlet's own callback.
     eventlet.patcher.already_patched["psycopg"] = True
 

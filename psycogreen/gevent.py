@@ -123,7 +123,7 @@ def gevent_wait_callback(conn: Any, timeout: float | None = None) -> None:
     """
 
 
-def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
+def make_psycopg_green(*, connections: bool = True, cancel: bool = True, timeout: float | None = None) -> None:
     """Make psycopg2 cooperate with gevent, for the whole process.
 
     Undo it with ``psycopg2.extensions.set_wait_callback(None)``.
@@ -135,11 +135,14 @@ def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
             alone, as release 1.0.2 did.
         cancel: Ask the server to cancel the query of a green connection when an
             exception ends the wait for the query.
+        timeout: Seconds that each single wait for the server may take. Then
+            ``TimeoutError`` is raised, and the connection closes. None is no limit.
 
     Raises:
-        ImportError: psycopg2 is not installed or has no wait callbacks.
+        ImportError: psycopg2 is not installed, is older than 2.9, or has no wait callbacks.
+        TypeError, ValueError: An option is not what it should be.
     """
-    register(gevent_wait_callback, _adapter, connections, cancel)
+    register(gevent_wait_callback, _adapter, connections, cancel, timeout)
 
 
 patch_psycopg = make_psycopg_green

@@ -312,7 +312,7 @@ def uwsgi_wait_callback(conn: Any, timeout: float = -1) -> None:
     """
 
 
-def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
+def make_psycopg_green(*, connections: bool = True, cancel: bool = True, timeout: float | None = None) -> None:
     """Make psycopg2 cooperate with uWSGI's uGreen, or its plugin greenlet, for the whole process.
 
     Call it where the application is loaded. Undo it with
@@ -327,16 +327,19 @@ def make_psycopg_green(connections: bool = True, cancel: bool = True) -> None:
             on them stops the worker. False registers the wait callback alone.
         cancel: Ask the server to cancel the query of a green connection when an
             exception ends the wait for the query.
+        timeout: Seconds that each single wait for the server may take. Then
+            ``TimeoutError`` is raised, and the connection closes. None is no limit.
 
     Raises:
-        ImportError: psycopg2 is not installed or has no wait callbacks, or the
-            process is not uWSGI.
+        ImportError: psycopg2 is not installed, is older than 2.9, or has no wait
+            callbacks, or the process is not uWSGI.
         RuntimeError: uWSGI's options do not allow it; the message says what to do.
+        TypeError, ValueError: An option is not what it should be.
     """
     _check()
     _adapter.set_up()
     _waiters.set_getcurrent(_adapter.running)
-    register(uwsgi_wait_callback, _adapter, connections, cancel)
+    register(uwsgi_wait_callback, _adapter, connections, cancel, timeout)
 
 
 patch_psycopg = make_psycopg_green

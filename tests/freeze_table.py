@@ -18,8 +18,8 @@ from support.tickers import clock
 
 # What becomes of a call.
 ANSWERS = "answers"
-REFUSED = "ProgrammingError: {} cannot be used while another greenlet executes a query on this connection"
 UNDERWAY = "ProgrammingError: {} cannot be used while an asynchronous query is underway"
+REFUSED = f"{UNDERWAY}: another greenlet executes a query on this connection"
 
 
 class Call(NamedTuple):

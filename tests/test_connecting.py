@@ -179,6 +179,7 @@ def test_garbage_while_connecting_raises_as_blocking(garbage, green, fake_server
     assert ours == (expected.type, str(expected.value))
 
 
+@pytest.mark.filterwarnings("ignore::psycogreen.SetupWarning")
 @pytest.mark.parametrize("garbage", [b"?\0\0\0\4", b"\xff" * 100, b"D\0\0\0\6\0\1", b"", b"C\0\0\0\2"], ids=repr)
 def test_garbage_in_mid_query_raises_as_with_wait_select(garbage, connect, fake_server, to_server, hub):
     """The server speaks well until it is asked for the answer to everything."""

@@ -183,6 +183,7 @@ def test_errors_are_psycopg2s(connect: Any, blocking_dsn_connect: Any, wrong: An
         assert str(green.value) == str(blocking.value)
 
 
+@pytest.mark.filterwarnings("ignore::psycogreen.SetupWarning")
 def test_connections_are_green_only_while_the_callback_is_ours(hub: Hub, green: None, dsn: str) -> None:
     def made() -> type:
         conn = psycopg2.connect(dsn)

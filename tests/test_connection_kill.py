@@ -178,6 +178,7 @@ def test_a_server_error_in_a_with_block_is_psycopg2s(connect: Any, blocking_dsn_
     assert (type(green), str(green)) == (type(blocking), str(blocking))
 
 
+@pytest.mark.filterwarnings("ignore::psycogreen.SetupWarning")
 def test_cancel_can_be_switched_off(hub: Hub, connect: Any, executing: Any) -> None:
     hub.adapter.make_psycopg_green(cancel=False)
     (task,) = start(hub, executing, [connect()], "SELECT pg_sleep(1.5)")
@@ -252,22 +253,17 @@ def test_cancel_raises_when_the_server_is_gone(hub: Hub, query: str, proxy: Prox
 
 
 @pytest.mark.usefixtures("libpq")
-def test_a_timeout_in_a_thread_without_a_hub_ends_the_query(
-    hub: Hub, query: str, connect: Any, executing: Any, monkeypatch: Any
-) -> None:
+def test_a_timeout_in_a_thread_without_a_hub_ends_the_query(hub: Hub, query: str, connect: Any, executing: Any) -> None:
     """gevent's callback ends a wait there too, by its timeout."""
     if hub.name == "eventlet":
         pytest.skip("eventlet's callback has no timeout")
-    import psycogreen._psycopg2.activate
 
     conn = connect()
 
     def execute() -> None:
         import functools
 
-        callback = functools.partial(hub.wait_callback, timeout=0.5)
-        monkeypatch.setattr(psycogreen._psycopg2.activate, "_green_callback", callback)
-        psycopg2.extensions.set_wait_callback(callback)
+        psycopg2.extensions.set_wait_callback(functools.partial(hub.wait_callback, timeout=0.5))
         conn.cursor().execute(query)
 
     with pytest.raises(TimeoutError):

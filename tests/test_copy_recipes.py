@@ -15,6 +15,7 @@ def engine(green, dsn):
     engine.dispose()
 
 
+@pytest.mark.filterwarnings("ignore::psycogreen.SetupWarning")
 def test_a_raw_connection_of_sqlalchemy_copies(hub, engine):
     def recipe():
         connection = engine.raw_connection()
@@ -32,6 +33,7 @@ def test_a_raw_connection_of_sqlalchemy_copies(hub, engine):
     assert hub.run(recipe) == "n,name\n1,one\n2,two\n"
 
 
+@pytest.mark.filterwarnings("ignore::psycogreen.SetupWarning")
 def test_a_session_of_sqlalchemy_copies(hub, engine):
     from sqlalchemy import text
 

@@ -90,6 +90,7 @@ def test_a_closed_descriptor_that_has_a_duplicate_keeps_no_hub_busy(hub, connect
     os.close(duplicate)
 
 
+@pytest.mark.filterwarnings("ignore::psycogreen.SetupWarning")
 def test_a_killed_query_with_a_duplicate_leaves_no_event(hub, green, dsn, ended_watches):
     # Alone, without the cancel request: the server's answer comes to the duplicate.
     hub.adapter.make_psycopg_green(connections=False)

@@ -8,6 +8,8 @@ import pytest
 from hubs import NAME
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, set_wait_callback
 
+from psycogreen._waiting import POLL_READWRITE
+
 pytestmark = pytest.mark.hub
 
 heeded = pytest.mark.skipif(NAME == "eventlet", reason="eventlet's callback only accepts a timeout")
@@ -101,6 +103,7 @@ def test_a_query_within_the_limit_succeeds(connect, hub):
 @pytest.mark.parametrize("limit", [-1, 0.05, 5, None])
 def test_eventlet_accepts_a_timeout(limit, connect, hub):
     cursor = connect().cursor()
+    hub.run(cursor.execute, "SELECT 'the hub watches for the reactor from now on'")
     set_wait_callback(functools.partial(hub.wait_callback, timeout=limit))
     watched = hub.watched()
     hub.run(cursor.execute, "SELECT pg_sleep(0.2)")
@@ -112,3 +115,49 @@ def test_a_timeout_by_position_counts(fake_connection, hub):
     connection = fake_connection(POLL_OK)
     assert hub.run(hub.wait_callback, connection, 5) is None
     assert connection.polls == 1
+
+
+@pytest.fixture
+def make_green(hub):
+    yield hub.adapter.make_psycopg_green
+    set_wait_callback(None)
+
+
+@pytest.mark.core
+def test_the_timeout_of_make_psycopg_green_strikes(make_green, dsn, executing, hub):
+    make_green(timeout=0.3)
+    connection = hub.run(psycopg2.connect, dsn)
+    hub.run(connection.cursor().execute, "SELECT 'short'")
+    with pytest.raises(TimeoutError, match="^timed out$"), hub.ticker(0.01) as ticker:
+        hub.run(connection.cursor().execute, "SELECT pg_sleep(30), 'limited'")
+    assert ticker.ticks >= 4
+    assert connection.closed
+    hub.wait_until(lambda: not executing("limited"))
+
+
+def test_the_timeout_of_make_psycopg_green_strikes_while_connecting(make_green, fake_server, hub):
+    silent = fake_server(lambda client, number: silent.over.wait())
+    make_green(timeout=0.1)
+    with pytest.raises(TimeoutError, match="^timed out$"):
+        hub.run(psycopg2.connect, f"host=127.0.0.1 port={silent.port} user=x dbname=x")
+
+
+@pytest.mark.parametrize("state", [POLL_WRITE, POLL_READWRITE])
+def test_the_timeout_of_make_psycopg_green_strikes_while_sending(state, make_green, fake_connection, hub):
+    make_green(timeout=0.1)
+    connection = fake_connection(state)
+    connection.fill()
+    watched = hub.watched()
+    with pytest.raises(TimeoutError, match="^timed out$"):
+        hub.run(psycopg2.extensions.get_wait_callback(), connection)
+    hub.wait_until(lambda: hub.watched() == watched)
+
+
+def test_the_timeout_of_make_psycopg_green_strikes_in_a_thread(make_green, dsn, hub):
+    make_green(timeout=0.2)
+
+    def query():
+        psycopg2.connect(dsn).cursor().execute("SELECT pg_sleep(30)")
+
+    with pytest.raises(TimeoutError, match="^timed out$"):
+        hub.run_in_thread(query)

@@ -173,7 +173,10 @@ class TestGreenThreads:
         assert server.ask("/in_thread") == "threaded"
 
     def test_connection_in_use(self, server, sharing):
-        refused = "ProgrammingError: commit cannot be used while another greenlet executes a query on this connection"
+        refused = (
+            "ProgrammingError: commit cannot be used while an asynchronous query is underway:"
+            " another greenlet executes a query on this connection"
+        )
         assert server.ask("/commit") == refused
         assert server.ask("/on_main_stack") == refused
         busy = "ProgrammingError: execute cannot be used while an asynchronous query is underway"

@@ -1,14 +1,22 @@
 """What is green in this process, as data."""
 
-import functools
-import gc
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from psycogreen import _surroundings
 from psycogreen._implementation import implementation, poller, why_pure
+from psycogreen._setup_warnings import (
+    adapter_of,
+    foreign_callback,
+    name_of,
+    not_green,
+    not_in_uwsgi,
+    not_patched,
+    open_connections,
+    other_library,
+)
 
 
 @dataclass(frozen=True)
@@ -44,45 +52,21 @@ class Status:
 def status() -> Status:
     """See ``psycogreen.status()``."""
     callback, connections, green, other = _psycopg2()
-    module, name = _where(callback)
-    prefix, _, adapter = module.rpartition(".")
-    of_ours = prefix == "psycogreen"
+    adapter = adapter_of(callback)
     hubs = _surroundings.hubs()
-    problems = []
-    if "psycopg2" in sys.modules:
-        if callback is None:
-            problems.append(
-                "psycopg2 blocks: no wait callback is registered."
-                " Call make_psycopg_green() of the module of psycogreen for the library that runs here"
-            )
-        elif not of_ours:
-            problems.append(
-                f"{module}.{name} is registered with psycopg2, which is not psycogreen's."
-                " Call make_psycopg_green() after what registered it, or leave that out"
-            )
-        elif hubs and adapter not in hubs and adapter != "uwsgi":
-            problems.append(
-                f"{hubs[0]} runs in this thread, and the wait callback is that of {adapter}:"
-                f" all wait while one waits. Call psycogreen.{hubs[0]}.make_psycopg_green()"
-            )
-    if connections and other:
-        problems.append(
-            f"{other} open {'connection is' if other == 1 else 'connections are'} not green."
-            " Call make_psycopg_green() before the first connection is made"
-        )
     return Status(
         implementation=implementation,
         poller=poller,
         why_pure=why_pure,
-        callback=f"{module}.{name}" if callback is not None else None,
-        adapter=adapter if of_ours else None,
+        callback=None if callback is None else name_of(callback),
+        adapter=adapter,
         connections=connections,
         hubs=hubs,
         monkey_patched=_surroundings.monkey_patched(),
         green_connections=green,
         other_connections=other,
         psycopg3="psycopg" in sys.modules,
-        problems=tuple(problems),
+        problems=tuple(_problems(callback, adapter, hubs, other if connections else 0)),
     )
 
 
@@ -93,17 +77,25 @@ def _psycopg2() -> tuple[Any, bool, int, int]:
         return None, False, 0, 0
     callback = extensions.get_wait_callback()
     activate: Any = sys.modules.get("psycogreen._psycopg2.activate")
-    green: Any = sys.modules.get("psycogreen._psycopg2.connection")
-    counts = {True: 0, False: 0}
-    for candidate in gc.get_objects():
-        # By type(): isinstance() would ask the proxies of other libraries.
-        if issubclass(type(candidate), extensions.connection) and not (candidate.closed or candidate.async_):
-            counts[green is not None and isinstance(candidate, green.GreenConnection)] += 1
-    connections = activate is not None and activate.makes_green(callback)
-    return callback, connections, counts[True], counts[False]
+    makes_green = activate is not None and activate.makes_green(callback)
+    connections = open_connections(extensions)
+    green = sum(hasattr(type(connection), "_green_poll") for connection in connections)
+    return callback, makes_green, green, len(connections) - green
 
 
-def _where(callback: Any) -> tuple[str, str]:
-    while isinstance(callback, functools.partial):
-        callback = callback.func
-    return getattr(callback, "__module__", ""), getattr(callback, "__qualname__", repr(callback))
+def _problems(callback: Any, adapter: str | None, hubs: Sequence[str], other: int) -> Iterator[str]:
+    if "psycopg2" not in sys.modules:
+        return
+    if callback is None:
+        yield (
+            "psycopg2 blocks: no wait callback is registered."
+            " Call make_psycopg_green() of the module of psycogreen for the library that runs here"
+        )
+    elif adapter is None:
+        yield foreign_callback(callback)
+    else:
+        for problem in other_library(adapter, hubs), not_patched(adapter), not_in_uwsgi(adapter):
+            if problem is not None:
+                yield problem
+    if other:
+        yield not_green(other)

@@ -80,7 +80,7 @@ class Connecting(_psycopg):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         request = self._green_requested()
-        text: str = super().__repr__()
+        text: str = super().__repr__().replace("<connection", "<green connection", 1)
         return text.replace(request.libpq_dsn, request.dsn) if request else text
 
 

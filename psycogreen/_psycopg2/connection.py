@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import psycopg2
 from psycopg2 import extensions
 
-from psycogreen import _waiters
+from psycogreen import _forks, _waiters
 from psycogreen._adapter import Adapter
 from psycogreen._libpq import libpq
 from psycogreen._psycopg2 import cancel
@@ -92,11 +92,16 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
     # runs inside the wait, and may catch that exception.
     _green_evicted = False
 
+    # The number of the process that made it, from `_forks`.
+    _green_process = 0
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         # Not in __init__(), because a user's class may not call it. Not through
         # `self`, because a user's class may have an attribute of that name.
         self = super().__new__(cls, *args, **kwargs)
         _psycopg.cursor_factory.__set__(self, DefaultCursor)
+        if _forks.count:
+            self._green_process = _forks.current()
         return self
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

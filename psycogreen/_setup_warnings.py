@@ -1,0 +1,122 @@
+"""Wrong set-ups: what is wrong, and what to do. Each is warned of once in a process."""
+
+import functools
+import gc
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from psycogreen import _surroundings
+
+# Libraries with locks and thread-locals: see docs/frameworks.md.
+_FRAMEWORKS = {"sqlalchemy.pool": "SQLAlchemy", "django.db": "Django", "peewee": "peewee"}
+
+
+class SetupWarning(RuntimeWarning):
+    """psycopg2 is not green here, or not safely so. The message says what to do."""
+
+
+_given: set[str] = set()
+
+
+def warn_once(message: str) -> None:
+    """Warn of *message*, unless that was done before in this process."""
+    if message not in _given:
+        _given.add(message)
+        warnings.warn(message, SetupWarning, stacklevel=_stacklevel())
+
+
+def _stacklevel() -> int:
+    """Return the level of the first caller outside of psycogreen and psycopg2, for warn_once()."""
+    level = 1
+    frame: Any = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("psycogreen", "psycopg2"):
+        frame = frame.f_back
+        level += 1
+    return level
+
+
+def without_arguments(callback: Any) -> Any:
+    """Return the function inside of the partials of *callback*."""
+    while isinstance(callback, functools.partial):
+        callback = callback.func
+    return callback
+
+
+def name_of(callback: Any) -> str:
+    """Return the module and name of *callback*."""
+    function = without_arguments(callback)
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
+
+
+def adapter_of(callback: Any) -> str | None:
+    """Return the library for which *callback* is psycogreen's wait callback; None if it is somebody else's."""
+    package, _, adapter = str(getattr(without_arguments(callback), "__module__", "")).rpartition(".")
+    return adapter if package == "psycogreen" else None
+
+
+def foreign_callback(callback: Any) -> str:
+    """Return what to say of *callback*, which is somebody else's."""
+    return (
+        f"the wait callback {name_of(callback)} is registered with psycopg2 in place of psycogreen's:"
+        " call make_psycopg_green() after what registers that one, or leave that out"
+        " (psycogreen's wait callback may be registered by hand, in a functools.partial() too)"
+    )
+
+
+def other_library(adapter: str, running: Sequence[str]) -> str | None:
+    """Return what is wrong in a thread in which *running* have a hub, where the callback is that of *adapter*."""
+    if not running or adapter in (*running, "uwsgi"):
+        return None
+    return (
+        f"{running[0]} runs in this thread, and the wait callback is that of {adapter}: queries run one after the"
+        f" other. Call psycogreen.{running[0]}.make_psycopg_green()"
+    )
+
+
+def not_patched(adapter: str) -> str | None:
+    """Return what is wrong where a framework is used on *adapter*'s library without monkey-patching."""
+    used = [name for module, name in _FRAMEWORKS.items() if module in sys.modules]
+    if not used or adapter not in ("gevent", "eventlet") or _surroundings.threads_are_patched(adapter):
+        return None
+    patch = "gevent.monkey.patch_all()" if adapter == "gevent" else "eventlet.monkey_patch()"
+    return (
+        f"{used[0]} is used on {adapter}, and the standard library is not monkey-patched: greenlets share its"
+        f" thread-locals, and its locks can stop the process. Call {patch} before all other imports"
+    )
+
+
+def not_in_uwsgi(adapter: str) -> str | None:
+    """Return what is wrong where uWSGI does not run *adapter*'s library."""
+    uwsgi: Any = sys.modules.get("uwsgi")
+    if uwsgi is None or adapter not in ("gevent", "eventlet") or adapter in uwsgi.opt:
+        return None
+    return (
+        f"uWSGI does not run {adapter}, so requests wait one after the other:"
+        " set gevent = 100 and use psycogreen.gevent, or use psycogreen.uwsgi with uWSGI's own green threads"
+    )
+
+
+def not_green(count: int) -> str:
+    """Return what to say of *count* connections made before."""
+    return (
+        f"{count} open connection{'s are' if count > 1 else ' is'} not green, made before make_psycopg_green() or"
+        " past it: a commit() from another greenlet can stop the process, and COPY is refused on them."
+        " Call make_psycopg_green() before the first connection is made"
+    )
+
+
+def open_connections(extensions: Any) -> list[Any]:
+    """Return psycopg2's open connections, except for those that no wait callback serves.
+
+    It looks through all objects, for nothing keeps a list of connections.
+    """
+    replication: type = sys.modules["psycopg2._psycopg"].ReplicationConnection
+    connections = []
+    for candidate in gc.get_objects():
+        # By type(): isinstance() would ask the proxies of other libraries.
+        if issubclass(type(candidate), extensions.connection):
+            if not (candidate.closed or candidate.async_ or issubclass(type(candidate), replication)):
+                connections.append(candidate)
+    return connections
