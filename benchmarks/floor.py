@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 from driver import BLOCKING, Client, evenly, main, variants
 
@@ -41,6 +42,7 @@ class Pgbench:
         return {key: long[key] - short[key] for key in long}
 
     def _run(self, transactions):
+        began = time.perf_counter()
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
             script.write("SELECT 1;\n")
@@ -49,7 +51,8 @@ class Pgbench:
             subprocess.run(command, check=True, capture_output=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         user = after.ru_utime - before.ru_utime
-        return {"user": user, "cpu": user + after.ru_stime - before.ru_stime}
+        cpu = user + after.ru_stime - before.ru_stime
+        return {"user": user, "cpu": cpu, "wall": time.perf_counter() - began}
 
 
 def measure(what, dsn, tree, connections):

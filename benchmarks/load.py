@@ -21,6 +21,9 @@ import time
 
 from driver import WORKS
 
+# When each greenlet had done its share of the round.
+ends = []
+
 
 def main():
     parser = argparse.ArgumentParser()
@@ -54,7 +57,9 @@ def main():
         # Collections in the round are a part of its cost, but only of what it made itself.
         gc.collect()
         gc.freeze()
+        ends.clear()
         cpu, user, wall = time.process_time(), user_time(), time.perf_counter()
+        began = wall
         os.getpgrp()
         if args.work:
             join_all(repeat, connections, WORKS[args.work], args.dsn, share, args.pause)
@@ -62,7 +67,8 @@ def main():
             join_all(run, cursors, args.query, share, args.pause)
         os.getpgrp()
         wall, user, cpu = time.perf_counter() - wall, user_time() - user, time.process_time() - cpu
-        answer({"cpu": cpu, "user": user, "wall": wall})
+        first = (min(ends) - began) / wall if ends else 1
+        answer({"cpu": cpu, "user": user, "wall": wall, "first": first, "megabytes": most_memory()})
 
 
 def run(cursor, query, times, pause):
@@ -71,6 +77,7 @@ def run(cursor, query, times, pause):
             time.sleep(pause)
         cursor.execute(query)
         cursor.fetchone()
+    ends.append(time.perf_counter())
 
 
 def repeat(connection, work, dsn, times, pause):
@@ -136,6 +143,10 @@ def green(hub, about):
 
 def user_time():
     return resource.getrusage(resource.RUSAGE_SELF).ru_utime
+
+
+def most_memory():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def answer(what):
