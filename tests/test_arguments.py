@@ -1,4 +1,4 @@
-"""Misuse gets the error that release 1.0.2 gave, or psycopg2, or the hub."""
+"""Misuse raises the error of release 1.0.2, of psycopg2, or of the hub."""
 
 import psycopg2
 import pytest

@@ -1,7 +1,7 @@
-"""What is particular to asyncio: spawn(), and what happens outside of it.
+"""spawn(), and waits outside of it, on asyncio.
 
-A test that is a coroutine runs on a loop of its own: asyncio's, or uvloop's
-where PSYCOGREEN_TEST_LOOP=uvloop. See fix_hub.py.
+A test that is a coroutine runs on an event loop of its own: asyncio's, or with
+PSYCOGREEN_TEST_LOOP=uvloop, uvloop's. See fix_hub.py.
 """
 
 import asyncio
@@ -136,7 +136,7 @@ async def test_no_reference_is_left(dsn, green):
             raise ValueError
 
     gc.collect()
-    gc.disable()  # not even a cycle
+    gc.disable()  # a reference cycle counts as a leak too
     try:
         for error in False, True:
             found = []
@@ -157,14 +157,14 @@ async def test_a_wait_outside_of_spawn_is_refused(connect, dsn):
     with refused:
         query(connections[0])
     with refused:
-        query(connections[1])  # of which the reactor knows
+        query(connections[1])  # the reactor knows this connection
     with refused:
         psycopg2.connect(dsn)
     with refused:
         psycopg2.connect(psycopg2.extensions.make_dsn("", host="localhost", port=1))
-    with refused:  # in a greenlet of somebody else's, who would get it back from the wait
+    with refused:  # in another library's greenlet: its switch() would return in the middle of the wait
         greenlet.greenlet(query).switch(connections[2])
-    # What does not wait is fine.
+    # Calls that do not wait are allowed.
     connections[0].close()
     assert not connections[2].autocommit
 
@@ -212,14 +212,14 @@ async def test_a_thread_without_a_loop_waits_alone(connect):
 
 
 async def test_a_reader_of_the_users_own_stays(connect):
-    # It has the connection's descriptor, of which the loop takes but one reader.
+    # The user's reader is on the connection's descriptor, and an event loop has one reader for each descriptor.
     connection, other = [await spawn(connect) for _ in range(2)]
     connection.autocommit = other.autocommit = True
     await warm(connection)
     readable = asyncio.Event()
     asyncio.get_running_loop().add_reader(connection.fileno(), readable.set)
     await spawn(connection.cursor().execute, "LISTEN psycogreen")
-    # Waits by other ways than the reactor.
+    # A wait with a timeout does not use the reactor.
     set_wait_callback(functools.partial(psycogreen.asyncio.asyncio_wait_callback, timeout=9))
     assert await spawn(query, connection, "SELECT 6 FROM pg_sleep(0.05)") == 6
     readable.clear()
@@ -236,7 +236,7 @@ async def test_eager_tasks_can_wait(connect):
     connections = [await spawn(connect) for _ in range(2)]
 
     def outer():
-        # Its first step runs in this greenlet.
+        # The first step of the eager task runs in this greenlet.
         inner = asyncio.get_running_loop().create_task(spawn(query, connections[1], "SELECT 3 FROM pg_sleep(0.01)"))
         return inner, query(connections[0], "SELECT 4 FROM pg_sleep(0.02)")
 

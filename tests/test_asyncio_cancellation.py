@@ -1,4 +1,4 @@
-"""The cancellation of a task is a kill: it strikes in the wait, and the query ends in the server."""
+"""The cancellation of a task ends its wait, and its query in the server."""
 
 import asyncio
 import signal
@@ -59,7 +59,7 @@ async def test_cancelled_while_connecting_leaves_no_descriptor(connect, fake_ser
         await task
     del task
     await asyncio.sleep(0)
-    assert count_descriptors() <= before + 1  # the server's end
+    assert count_descriptors() <= before + 1  # the fake server's socket
 
 
 async def test_cancelled_before_it_starts_never_runs():
@@ -72,7 +72,7 @@ async def test_cancelled_before_it_starts_never_runs():
 
 
 async def test_cancelled_while_it_runs_strikes_at_the_next_wait(connect):
-    """It learns of it where it waits next."""
+    """The function gets the CancelledError in its next wait."""
     connection = await spawn(connect)
     await warm(connection)
 
@@ -92,7 +92,7 @@ async def test_cancelled_while_it_runs_strikes_at_the_next_wait(connect):
 
 
 async def test_cancelled_as_it_ends_loses_the_result_only(connect):
-    """The cancellation wins, and nothing is broken."""
+    """The task gets the CancelledError instead of the result, and the connection stays usable."""
     connection = await spawn(connect)
     await warm(connection)
 

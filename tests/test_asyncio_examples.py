@@ -1,4 +1,4 @@
-"""The examples of examples/asyncio."""
+"""The examples in examples/asyncio."""
 
 import socket
 import time
@@ -52,14 +52,14 @@ def test_notes_are_served_side_by_side(hub, dsn, observer):
         assert sorted(int(process.stdout.readline().split()[1]) for _ in streams) == list(range(1, 9))
         ask(streams[0], "export")
         assert sorted(streams[0].readline() for _ in streams) == [f"note {number}\n" for number in range(8)]
-        # Eight on five connections, some of which take too long.
+        # Eight requests on five connections. Some requests take too long.
         began = time.monotonic()
         for number, stream in enumerate(streams):
             ask(stream, "digest 60" if number % 4 == 0 else "digest 0.3")
         answers = [stream.readline() for stream in streams]
         assert answers == ["too slow\n", "8 notes\n", "8 notes\n", "8 notes\n"] * 2
         assert time.monotonic() - began < 3
-        # Those have ended in the server too.
+        # The queries that took too long have ended in the server too.
         wait_until(lambda: not observer.executing("notes, pg_sleep(60"), timeout=10)
         for stream in streams:
             ask(stream, "digest 0")

@@ -1,4 +1,4 @@
-"""Event loops that come, go, take turns and end."""
+"""Several event loops in one process: one after the other, in turns, in other greenlets and threads."""
 
 import asyncio
 import functools
@@ -99,7 +99,7 @@ def test_a_loop_can_go_on_in_another_greenlet_in_mid_query(limit, dsn):
 
 def test_loops_that_take_turns_in_mid_query_get_their_answers(hub, connect):
     def several(connection):
-        # The reactor knows it, then it is parked there.
+        # After the first query the reactor knows the connection. The next ones park in the reactor.
         return [query(connection, f"SELECT {n} FROM pg_sleep({n // 3 * 0.2})") for n in range(4)]
 
     def turns():

@@ -1,4 +1,4 @@
-"""psycopg2 in the greenlets of SQLAlchemy's asyncio extension, which are not ours."""
+"""psycopg2 in the greenlets of SQLAlchemy's asyncio extension."""
 
 import asyncio
 import gc
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.core, pytest.mark.timeout(60)]
 
 
 async def connections(connect, count):
-    """Return *count* connections that have been in use."""
+    """Return *count* connections that have executed a query."""
     made = [await greenlet_spawn(connect) for _ in range(count)]
     for connection in made * 2:
         await greenlet_spawn(query, connection)
@@ -53,7 +53,7 @@ async def test_many_queries_answer_beside_spawned_ones(connect):
 
 async def test_awaiting_other_things_is_possible_between_and_within(connect):
     class File:
-        """Comes from far away."""
+        """A file whose read() awaits."""
 
         chunks = [b"1\n", b"2\n", b""]
 
@@ -163,8 +163,8 @@ async def test_a_connection_is_whole_or_closed_after_random_cancellations(green,
 
 @pytest.mark.parametrize("run", [greenlet_spawn, spawn])
 async def test_an_engine_shares_its_pool(run, green, dsn):
-    # Its locks are the threads': so nobody may wait for a connection in it,
-    # and the first connection, made under one, is made alone.
+    # The pool uses locks of threads. So no greenlet may wait for a connection in the
+    # pool, and the first connection, made under a lock, must be made alone.
     engine = create_engine(
         "postgresql+psycopg2://", creator=lambda: psycopg2.connect(dsn), pool_size=3, max_overflow=0, pool_timeout=0
     )
@@ -196,6 +196,6 @@ def test_closing_the_loop_closes_the_connection(hub, connect, executing):
         loop.close()
         assert connection.closed
         del task
-        gc.collect()  # it can end only in its thread
+        gc.collect()  # the greenlet can end only in this thread
 
     hub.run_in_thread(main)

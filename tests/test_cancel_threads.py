@@ -46,5 +46,5 @@ def test_requests_wait_for_a_thread_and_are_given_up_in_time(
     hub.run(abandon)
     hub.wait_until(lambda: not cancel._pending)
     assert len(asked) == cancel.MAX_THREADS
-    assert len(freed) == 50 - cancel.MAX_THREADS  # the rest was never asked
+    assert len(freed) == 50 - cancel.MAX_THREADS  # those that no thread has taken
     assert not cancel._jobs

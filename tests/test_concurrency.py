@@ -30,7 +30,7 @@ def test_queries_overlap(connect, hub):
 def test_connecting_overlaps(connect, hub):
     with hub.ticker(0.01) as ticker:
         started = time.monotonic()
-        # The setting is in whole seconds.
+        # The setting takes whole seconds.
         tasks = [hub.spawn(lambda: connect(options="-c post_auth_delay=1")) for _ in range(10)]
         for task in tasks:
             task.wait()
@@ -95,7 +95,7 @@ def test_another_greenlet_can_cancel_a_query(connect, hub, observer):
         connection.cursor().execute("SELECT pg_sleep(20)")
 
     task = hub.spawn(sleep)
-    # In the server: a request that comes before the query is for nothing.
+    # Wait until the query is in the server: an earlier cancel request has no effect.
     pid = connection.info.backend_pid
     hub.wait_until(lambda: observer.count("pid = %s AND state = 'active'", pid))
     connection.cancel()

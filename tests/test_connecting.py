@@ -1,4 +1,4 @@
-"""Connecting: also to servers that are slow, silent or mad."""
+"""Connecting, also to servers that are slow, silent or send garbage."""
 
 import _socket
 import threading
@@ -41,7 +41,7 @@ def test_tls_connects_and_checks_the_certificate(connect, tls_dsn, hub):
         cursor.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
         assert cursor.fetchall() == [(True,)]
         cursor.execute("SELECT pg_sleep(0.2)")
-        # Larger than TLS's records: libpq may hold what the socket no longer shows.
+        # Larger than a record of TLS: libpq may hold data when the socket has none left.
         cursor.execute("SELECT repeat(%s, 200000) FROM generate_series(1, 20)", [chr(65 + number)])
         assert cursor.fetchall() == [(chr(65 + number) * 200_000,)] * 20
         cursor.execute("SELECT length(%s)", ["x" * 3_000_000])
@@ -72,7 +72,7 @@ def test_tcp_connects(connect, tcp_dsn, hub):
 
 
 def test_connecting_goes_on_with_a_second_socket(connect, fake_server, to_server, hub):
-    """libpq gives up TLS and connects anew, most often under the same descriptor."""
+    """libpq gives up TLS and connects again, most often with the same descriptor."""
 
     def handle(client, number):
         if number % 2:
@@ -94,7 +94,7 @@ def test_connecting_goes_on_with_a_second_socket(connect, fake_server, to_server
 
 
 def test_several_hosts_are_tried_one_after_the_other(connect, tcp_dsn, hub):
-    # Both are asked and refused, for they are no standby; then the first again.
+    # libpq tries both and finds no standby. Then it tries the first again.
     port = psycopg2.extensions.parse_dsn(tcp_dsn)["port"]
     dsn = make_dsn(
         tcp_dsn,
@@ -182,7 +182,7 @@ def test_garbage_while_connecting_raises_as_blocking(garbage, green, fake_server
 @pytest.mark.filterwarnings("ignore::psycogreen.SetupWarning")
 @pytest.mark.parametrize("garbage", [b"?\0\0\0\4", b"\xff" * 100, b"D\0\0\0\6\0\1", b"", b"C\0\0\0\2"], ids=repr)
 def test_garbage_in_mid_query_raises_as_with_wait_select(garbage, connect, fake_server, to_server, hub):
-    """The server speaks well until it is asked for the answer to everything."""
+    """The server is a proxy that sends garbage instead of the answer to the test's query."""
 
     def handle(client, number):
         server = to_server()
@@ -249,7 +249,7 @@ def test_the_servers_refusal_raises_as_blocking(connect, dsn, blocking_dsn_conne
         pass
     kind, message = hub.run(failure, connect, wrong)
     assert kind is expected.type
-    # psycopg2's green mode leaves out which server it was, with any callback.
+    # While any wait callback is set, psycopg2's message does not name the server.
     assert str(expected.value).endswith(message)
 
 

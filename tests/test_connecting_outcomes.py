@@ -1,4 +1,4 @@
-"""Connecting comes to what it comes to in blocking libpq, and the hub runs on meanwhile."""
+"""Connecting has the same outcome as in blocking libpq, and the hub runs on meanwhile."""
 
 import functools
 import re
@@ -36,7 +36,7 @@ pytestmark = [
 
 BASE = "user=postgres dbname=postgres gssencmode=disable"
 
-#: The seconds of connect_timeout=1, which libpq before 17 takes for 2.
+#: The seconds of connect_timeout=1. libpq 16 and earlier take it for 2.
 SHORTEST = 1 if extensions.libpq_version() >= 170000 else 2
 
 
@@ -44,7 +44,7 @@ def listed(*hosts: str) -> str:
     return "host=" + ",".join(hosts)
 
 
-# DSNs, to which BASE and the port are added.
+# DSNs without BASE and the port.
 TABLE = [
     listed(PRIMARY),
     listed(REFUSING),
@@ -57,7 +57,7 @@ TABLE = [
     listed(HANGING_UP),
     listed(HANGING_UP) + " sslmode=disable",
     listed(BOUNCER),
-    # Lists.
+    # Lists of hosts.
     listed(BLACKHOLE, PRIMARY) + " connect_timeout=1",
     listed(DEAF, PRIMARY) + " connect_timeout=1",
     listed(DEAF, STANDBY, PRIMARY) + " connect_timeout=1 sslmode=disable",
@@ -76,7 +76,7 @@ TABLE = [
     listed("@psycogreen-nobody", PRIMARY),
     listed("@psycogreen-nobody"),
     listed(BLACKHOLE, "/nonexistent") + " connect_timeout=1",
-    # Which of them.
+    # The choice of a host.
     *(
         f"{listed(*hosts)} target_session_attrs={wanted}"
         for wanted in ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
@@ -88,7 +88,7 @@ TABLE = [
     listed(PRIMARY, HANGING_UP) + " target_session_attrs=prefer-standby",
     listed(PRIMARY, DEAF) + " target_session_attrs=standby connect_timeout=1",
     listed(STANDBY, STARTING, DEAF, PRIMARY) + " target_session_attrs=read-write connect_timeout=1",
-    # libpq stops at a wrong password, and the first host's is not asked for here.
+    # libpq stops at a wrong password. The first host here does not ask for one.
     listed(PRIMARY, STANDBY) + " user=alice password=wrong-one",
     listed(REFUSING, PRIMARY, STANDBY) + " user=alice password=wrong-one",
     listed(PRIMARY, STANDBY) + " user=alice password=secret",
@@ -120,7 +120,7 @@ TABLE = [
     listed("nonexistent.invalid") + f" hostaddr={PRIMARY}",
     listed("some.test") + f" hostaddr={REFUSING}",
     listed("some.test", "other.test") + f" hostaddr={REFUSING},{DEAF} connect_timeout=1",
-    # What libpq refuses.
+    # Parameters that libpq refuses.
     listed(PRIMARY) + " connect_timeout=soon",
     listed(PRIMARY) + " connect_timeout=99999999999",
     listed(PRIMARY) + " connect_timeout=''",
@@ -142,7 +142,7 @@ Same = Callable[..., Attempt]
 
 @pytest.fixture
 def assert_same(hub: Hub, pair: Pair, blocking: Blocking) -> Same:
-    """Connect blocking and green; return the outcome, which is the same."""
+    """Connect with blocking and with green psycopg2; return the outcome, which must be the same."""
 
     def assert_same(dsn: str, **keywords: Any) -> Attempt:
         expected = blocking.connect(extensions.make_dsn(dsn, **keywords) if keywords else dsn)
@@ -151,7 +151,7 @@ def assert_same(hub: Hub, pair: Pair, blocking: Blocking) -> Same:
         oracle = expected()
         assert got.server == oracle.server
         assert worded(hub, got) == worded(hub, oracle)
-        # No time limit here is shorter than a second.
+        # All time limits here are a second or longer.
         assert abs(got.seconds - oracle.seconds) < 0.7
         assert ticker.longest_gap < 0.05
         return got
@@ -160,7 +160,7 @@ def assert_same(hub: Hub, pair: Pair, blocking: Blocking) -> Same:
 
 
 def worded(hub: Hub, attempt: Attempt) -> list[str] | None:
-    # A resolver has its own words for why.
+    # The resolvers have their own words for the reason.
     if attempt.error is None or hub.name == "gevent":
         return attempt.error
     return [re.sub("(to address: ).*", r"\1...", text) for text in attempt.error]
@@ -255,7 +255,7 @@ def test_slow_names_are_resolved_side_by_side(hub: Hub, pair: Pair, names: Names
 
 
 def test_the_name_stays_the_host(hub: Hub, tls_dsn: str, names: Names) -> None:
-    # The certificate is for localhost, and sslmode is verify-full.
+    # The certificate is for localhost, and sslmode is verify-full: libpq checks the name.
     given = extensions.parse_dsn(tls_dsn)
     assert given.pop("hostaddr") == "127.0.0.1"
     connection = hub.run(functools.partial(psycopg2.connect, **given))
@@ -310,7 +310,7 @@ def test_an_interrupted_connect_leaves_nothing_open(hub: Hub, pair: Pair, hosts:
     with pytest.raises(BaseException) as caught:
         task.wait()
     assert isinstance(caught.value, hub.Timeout if way == "timeout" else hub.Kill)
-    # The exception is alive still, and with it the frames that it went through.
+    # The exception still exists, and keeps the frames of its traceback.
     assert not sockets() - before
     assert hub.watched() == watched
 
@@ -347,7 +347,7 @@ def test_passwords_are_not_told(hub: Hub, pair: Pair, hosts: str) -> None:
 
 
 def test_psycopg2s_own_queries_are_under_the_limit(hub: Hub, pair: Pair) -> None:
-    # It sets another DateStyle to ISO, as part of connecting.
+    # With another DateStyle than ISO, psycopg2 sends a query while connecting.
     proxy = Proxy(PRIMARY, pair.port)
     options = (
         f"options='-c datestyle=German' user=postgres dbname=postgres sslmode=disable port={proxy.port},{pair.port}"

@@ -1,4 +1,4 @@
-"""What a connection shows of its parameters, and errors that mention our sentinel."""
+"""The parameters that a connection shows, and errors that mention SENTINEL_HOST."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Green connections: who gets one, what they are, and how they are closed."""
+"""Green connections: which calls return one, their classes, and how they are closed."""
 
 import contextlib
 import functools
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 class OwnConnection(extensions.connection):
-    """A user's connection class with much of what such a class may do."""
+    """A user's connection class that overrides many methods."""
 
     def __init__(self, dsn: str, **kwargs: Any) -> None:
         self.calls = ["init"]
@@ -179,7 +179,7 @@ def test_errors_are_psycopg2s(connect: Any, blocking_dsn_connect: Any, wrong: An
         wrong(connect())
     with blocking_dsn_connect() as conn, pytest.raises(type(green.value)) as blocking:
         wrong(conn)
-    if not isinstance(green.value, TypeError):  # Python says it in its own words
+    if not isinstance(green.value, TypeError):  # the messages of Python functions differ from those of C
         assert str(green.value) == str(blocking.value)
 
 
@@ -195,7 +195,7 @@ def test_connections_are_green_only_while_the_callback_is_ours(hub: Hub, green: 
     assert made() is GreenConnection
     assert type(by_name(dsn)) is GreenConnection
     set_wait_callback(None)
-    assert made() is GreenConnection  # blocking, until the callback is back
+    assert made() is GreenConnection  # it blocks until the callback is set again
     set_wait_callback(extras.wait_select)
     assert made() is extensions.connection
     hub.adapter.make_psycopg_green(connections=False)
@@ -266,7 +266,7 @@ CLOSED = pytest.raises(psycopg2.InterfaceError, match="^connection closed by ano
 
 @contextlib.contextmanager
 def closed_in_mid_query(hub: Hub, conn: Any) -> Iterator[Any]:
-    """Yield a connection on which a greenlet waits; the block closes it, and the greenlet is told."""
+    """Yield a connection on which a greenlet waits. The block must close it; the greenlet must get InterfaceError."""
     task = waiting(hub, conn)
     yield task
     assert conn.closed == 1
@@ -300,7 +300,7 @@ def test_close_by_the_hub_ends_the_query(hub: Hub, connect: Any) -> None:
 
 
 def test_close_by_the_collector_ends_the_query(hub: Hub, connect: Any) -> None:
-    """A cycle's __del__ closes the connection, in whatever greenlet."""
+    """A __del__ in a reference cycle closes the connection, in any greenlet."""
 
     class Owner:
         def __init__(self, conn: Any) -> None:
@@ -333,7 +333,7 @@ def test_close_by_a_greenlet_that_is_killed_meanwhile_ends_the_query(hub: Hub, c
 
 
 def test_close_by_a_native_thread_waits(hub: Hub, connect: Any) -> None:
-    """As it does in psycopg2 without a callback."""
+    """psycopg2's close() waits in the same way without a callback."""
     conn = connect()
     cursor = conn.cursor()
     task = hub.spawn(cursor.execute, "SELECT pg_sleep(0.3)")
@@ -346,12 +346,12 @@ def test_close_by_a_native_thread_waits(hub: Hub, connect: Any) -> None:
 
 
 def test_close_within_the_wait_ends_the_query(hub: Hub, connect: Any) -> None:
-    """From within the wait, as a __del__ or a signal handler may."""
+    """The waiting greenlet itself calls close(), as in a __del__ or a signal handler."""
 
     class Closing(extensions.connection):
         def poll(self) -> int:
             if tasks:
-                with contextlib.suppress(Exception):  # as Python does with what __del__ raises
+                with contextlib.suppress(Exception):  # Python ignores the exceptions of __del__
                     self.close()
             return super().poll()
 
@@ -364,7 +364,7 @@ def test_close_within_the_wait_ends_the_query(hub: Hub, connect: Any) -> None:
 
 
 def test_close_within_the_wait_of_a_thread_is_refused(hub: Hub, connect: Any) -> None:
-    """The same in a thread without a hub, which can't see to it later."""
+    """In a thread without a hub, nothing can close the connection later."""
 
     class Closing(extensions.connection):
         def poll(self) -> int:
@@ -420,7 +420,7 @@ def interrupted_query(dsn: str, query: str, *command: str, busy: bool) -> Abstra
 
 
 def asleep(pid: int) -> bool:
-    """Tell whether a process of one thread waits in the kernel."""
+    """Return whether a process with a single thread waits in the kernel."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
@@ -429,7 +429,7 @@ def asleep(pid: int) -> bool:
 def test_keyboard_interrupt_ends_the_query(
     hub: Hub, interruptible: None, request: Any, observe: Any, server: str, busy: bool
 ) -> None:
-    """It ends the query, in the server too, although the program ends right after."""
+    """The query ends in the server too, although the program ends right after the interrupt."""
     dsn = request.getfixturevalue(server)
     executing = observe(dsn).executing
     query = f"SELECT pg_sleep(60) -- {request.node.name}"
@@ -446,7 +446,7 @@ def test_keyboard_interrupt_ends_the_query(
 def test_keyboard_interrupt_while_the_query_is_sent_ends_it(
     hub: Hub, interruptible: None, dsn: str, executing: Any, tmp_path: Path
 ) -> None:
-    """The first Python code that runs after that raises it, and that is an adapter's."""
+    """KeyboardInterrupt comes in the first Python code after the send, which is psycogreen's adapter."""
     query = f"SELECT pg_sleep(60) -- {tmp_path.name}"
     log = tmp_path / "log"
     strace = ["strace", "-f", "-qq", "-s", "200", "-e", "trace=sendto", "-o", str(log)]

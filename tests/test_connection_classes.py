@@ -1,4 +1,4 @@
-"""Connection and cursor classes as people write them."""
+"""Users' connection and cursor classes become green, in all the ways that users write them."""
 
 import io
 from typing import Any

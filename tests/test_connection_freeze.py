@@ -1,7 +1,7 @@
 """No call on a connection stops the hub while another greenlet uses it: the table of freeze_table.py.
 
-A call that froze would freeze the tests with it, so a program of its own makes
-the calls, and is ended when it says nothing for too long.
+A call that stops the hub would stop the tests too. So a program in a process of its own
+makes the calls, and is killed when it prints nothing for too long.
 """
 
 import json
@@ -16,7 +16,7 @@ from support.processes import TESTS, running
 
 pytestmark = pytest.mark.heavy
 
-# Seconds without a word after which the program is taken for frozen.
+# Seconds without output after which the program counts as frozen.
 WATCHDOG = 10
 
 # A pause of the hub, in seconds, that counts as stopping it.
@@ -25,7 +25,7 @@ PAUSE = 0.05
 
 @pytest.fixture(scope="module")
 def reports(dsn: str) -> Any:
-    """Reports of all calls in a situation, by the names of the calls; none of those that froze."""
+    """Return the reports of the calls in a situation, by the calls' names. A call that froze has no report."""
     made: dict[str, dict[str, Any]] = {}
 
     def reports(situation: str) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def reports(dsn: str) -> Any:
             while names:
                 told = run(dsn, situation, names)
                 found.update(told)
-                names = names[len(told) + 1 :]  # after the one that froze
+                names = names[len(told) + 1 :]  # the calls after the one that froze
         return made[situation]
 
     return reports
@@ -68,11 +68,11 @@ def test_a_call_freezes_nothing(reports: Any, situation: str, call: Call) -> Non
         assert query.startswith(call.query)
     elif situation == "kill":
         assert query == "Killed: killed"
-        # These two go on when the kill is done.
+        # These two calls return when the kill is done.
         if call.name not in ("executemany() that began before", "poll()"):
             assert fnmatch(outcome, call.outcome)
     elif situation == "dying":
-        # The connection is closed, and psycopg2 says so.
+        # The call closes the connection, and psycopg2 raises an error for that.
         assert query == "Killed: killed"
         assert outcome == ANSWERS or outcome.startswith(
             ("InterfaceError: ", "OperationalError: ", "ProgrammingError: password encryption failed")

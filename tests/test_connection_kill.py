@@ -1,4 +1,4 @@
-"""A kill ends the query in the server too, at once and without leaving anything."""
+"""A kill ends the query in the server too, returns at once, and leaks nothing."""
 
 import os
 import signal
@@ -28,12 +28,12 @@ from psycogreen._psycopg2 import cancel
 
 pytestmark = [pytest.mark.hub, pytest.mark.libpq, pytest.mark.timeout(60)]
 
-# Seconds a kill may take to return, the network cut or not.
+# The seconds within which a kill must return, also with the network cut.
 AT_ONCE = 0.05
 
 
 class Killed(Exception):
-    """What the greenlets are killed with."""
+    """The exception with which the tests kill greenlets."""
 
 
 class Proxy(NamedTuple):
@@ -53,26 +53,26 @@ def proxy(dsn: str, connect: Any) -> Iterator[Proxy]:
     info = connect().info
     with serving("proxy", info.host, str(info.port)) as (port, process):
         yield Proxy(make_dsn(dsn, host="127.0.0.1", port=port), process)
-        process.kill()  # it may be stopped
+        process.kill()  # a stopped process ignores SIGTERM
 
 
 @pytest.fixture
 def query(observer: Observer) -> Iterator[str]:
-    """A query that takes a minute and is told from those of other tests."""
+    """A query that takes a minute. Its text differs from those of other tests."""
     query = f"SELECT pg_sleep(60) -- {uuid.uuid4()}"
     yield query
-    observer.terminate(query)  # those that the server was not told of
+    observer.terminate(query)  # the queries whose cancel request did not reach the server
 
 
 @pytest.fixture(params=["17", "older"])
 def libpq(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cancel requests by libpq 17, or as with an older one."""
+    """Run the test with the cancel functions of libpq 17, and with those of older versions."""
     if request.param == "older":
         monkeypatch.setattr(cancel, "_can_request", lambda: False)
 
 
 def start(hub: Hub, executing: Any, conns: list[Any], query: str) -> list[Any]:
-    """Have a greenlet execute *query* on each connection; return the tasks when all are in the server."""
+    """Start a greenlet that executes *query* for each connection; return the tasks when the server has all queries."""
 
     def execute(conn: Any) -> None:
         conn.cursor().execute(query)
@@ -83,11 +83,11 @@ def start(hub: Hub, executing: Any, conns: list[Any], query: str) -> list[Any]:
 
 
 class Leaks:
-    """What the process has more of than when this was made: descriptors and threads."""
+    """Descriptors and threads that were added since this object was made."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        # The hub and the loop have their own, from the first wait on.
+        # The first wait makes the descriptors of the hub and of its event loop.
         hub.sleep(0)
         self._before = self._count()
 
@@ -135,7 +135,7 @@ def test_kills_return_at_once_with_the_network_cut(
     leaks = Leaks(hub)
     proxy.cut()
     port = conns[0].info.port
-    # Connecting takes for ever where the listener's backlog is full.
+    # Connecting takes for ever if the listener's backlog is full.
     with full_backlog("127.0.0.1", port) if full else nullcontext(), hub.ticker() as ticker:
         for task in tasks:
             began = clock()
@@ -153,7 +153,7 @@ def test_kills_return_at_once_with_the_network_cut(
     if libpq_version() < 170000:
         proxy.mend()  # a thread waits until the server can be reached again
     leaks.check()
-    assert not capfd.readouterr().err  # nobody is told of a request that is given up
+    assert not capfd.readouterr().err  # a request that failed in the background is not reported
     proxy.mend()
 
 
@@ -214,7 +214,7 @@ def test_no_cancel_while_connecting(hub: Hub, green: None, monkeypatch: Any) -> 
 def test_cancel_leaves_the_connection_usable(hub: Hub, query: str, connect: Any, executing: Any) -> None:
     conn = connect()
     leaks = None
-    # In the hub's own greenlet nobody can wait.
+    # The hub's own greenlet can't wait: there the request goes on in the background.
     for run in hub.run, hub.run_in_hub, hub.run_in_thread:
         (task,) = start(hub, executing, [conn], query)
         leaks = leaks or Leaks(hub)
@@ -254,7 +254,7 @@ def test_cancel_raises_when_the_server_is_gone(hub: Hub, query: str, proxy: Prox
 
 @pytest.mark.usefixtures("libpq")
 def test_a_timeout_in_a_thread_without_a_hub_ends_the_query(hub: Hub, query: str, connect: Any, executing: Any) -> None:
-    """gevent's callback ends a wait there too, by its timeout."""
+    """gevent's callback has a timeout, which also ends waits in such a thread."""
     if hub.name == "eventlet":
         pytest.skip("eventlet's callback has no timeout")
 
@@ -274,7 +274,7 @@ def test_a_timeout_in_a_thread_without_a_hub_ends_the_query(hub: Hub, query: str
 
 @pytest.fixture(params=["session", "transaction"])
 def bouncer(request: Any, tcp_dsn: str) -> Iterator[str]:
-    """DSN of a PgBouncer in front of the server."""
+    """The DSN of a PgBouncer in front of the server."""
     program = bouncer_program()
     if program is None:
         pytest.skip("no pgbouncer: apt-get install pgbouncer")
@@ -297,7 +297,7 @@ def bouncer(request: Any, tcp_dsn: str) -> Iterator[str]:
 def test_kills_through_pgbouncer_end_the_queries(
     hub: Hub, query: str, green: None, observe: Any, tcp_dsn: str, bouncer: str
 ) -> None:
-    """It forgets a connection that is closed, and with it which query is to be cancelled."""
+    """PgBouncer forgets a client whose connection is closed, and can't cancel its query any more."""
     executing = observe(tcp_dsn).executing
     tasks = start(hub, executing, [psycopg2.connect(bouncer) for _ in range(5)], query)
     for task in tasks:

@@ -1,6 +1,6 @@
-"""Whatever a connection does when an exception is thrown into its greenlet, the caller sees that exception.
+"""An exception thrown into a greenlet reaches the caller unchanged, whatever the connection does at that moment.
 
-psycopg2 has been seen to replace it with "unknown error" (its issue 410).
+psycopg2 sometimes replaced it with "unknown error" (its issue 410).
 PSYCOGREEN_TEST_KILLS sets the number of kills.
 """
 
@@ -21,7 +21,7 @@ KILLS = int(os.environ.get("PSYCOGREEN_TEST_KILLS", "300"))
 
 
 class Killed(BaseException):
-    """What the greenlets are killed with: no psycopg2 code expects it."""
+    """The exception with which the test kills greenlets. No code of psycopg2's expects it."""
 
 
 NOTICES = "DO $$BEGIN RAISE NOTICE 'one'; PERFORM pg_sleep(0.001); RAISE NOTICE 'two'; END$$"
@@ -38,7 +38,7 @@ def notices(conn: Any) -> None:
 
 
 def commit_with_notices(conn: Any) -> None:
-    # A deferred trigger speaks, and takes its time, within the COMMIT.
+    # A deferred trigger sends notices and sleeps within the COMMIT.
     conn.rollback()
     conn.cursor().execute(
         "CREATE TEMP TABLE t (x int) ON COMMIT DROP;"
@@ -104,7 +104,7 @@ WORK = [execute, notices, commit_with_notices, with_blocks, many, values, sessio
 
 @pytest.mark.parametrize("work", WORK)
 def test_the_work_succeeds_undisturbed(connect: Any, work: Any) -> None:
-    """Undisturbed it does not fail."""
+    """Without kills, the work does not fail."""
     conn = connect()
     for _ in range(2):
         work(conn)

@@ -1,4 +1,4 @@
-"""COPY on green connections does what psycopg2 does without a wait callback."""
+"""COPY on green connections has the outcome of psycopg2's without a wait callback."""
 
 import io
 
@@ -33,7 +33,7 @@ def loaded(cursor):
 
 
 class Reader:
-    """A file that gives *pieces*, one for each read, whatever the size."""
+    """A file that returns *pieces*, one for each read(), and ignores the size."""
 
     def __init__(self, *pieces):
         self.pieces = list(pieces)
@@ -50,7 +50,7 @@ class Reader:
 
 
 class Writer:
-    """A file that keeps what it gets, and fails at the piece of that number."""
+    """A file that keeps the pieces that it gets, and raises *exc* at piece number *fails*."""
 
     def __init__(self, fails=None, exc=None):
         self.pieces = []
@@ -300,7 +300,7 @@ def test_what_a_users_cursor_overrides_is_called(hub, connect):
             super().copy_expert(sql, file, size)
 
         def execute(self, query, vars=None):
-            called.append("execute")  # which psycopg2's own COPY does not call
+            called.append("execute")  # psycopg2's own COPY does not call execute()
             super().execute(query, vars)
 
     connection = connect(cursor_factory=Cursor)
@@ -311,7 +311,7 @@ def test_what_a_users_cursor_overrides_is_called(hub, connect):
 
 
 def test_a_named_cursor_copies_as_any_other(hub, connect):
-    # psycopg2 copies with it as with any other.
+    # psycopg2 copies with a named cursor as with any other.
     connection = connect()
     prepared(connection)
     cursor = connection.cursor("name")
@@ -430,7 +430,7 @@ def test_the_error_of_read_is_the_cause(hub, connect):
 
 
 def test_two_copies_in_a_statement_are_refused(hub, connect):
-    # psycopg2 itself would never return.
+    # psycopg2's own copy_expert() would never return.
     connection = connect()
     filled(connection)
     for first, second in [("FROM STDIN", "TO STDOUT"), ("TO STDOUT", "FROM STDIN"), ("TO STDOUT", "TO STDOUT")]:

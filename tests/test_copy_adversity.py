@@ -1,4 +1,4 @@
-"""What goes wrong in mid-COPY, at random moments."""
+"""Failures in the middle of a COPY, at random moments."""
 
 import gc
 import random
@@ -21,7 +21,7 @@ class Custom(BaseException):
 
 
 class File:
-    """Both kinds of file; does *act* in the call of number *moment*."""
+    """A file to read and to write. Call number *moment* of its methods calls *act*."""
 
     def __init__(self, moment, act):
         self.moment = moment
@@ -50,7 +50,7 @@ def admin(connect):
 
 @pytest.fixture
 def table(admin):
-    # Made by a connection of its own: what is loaded must be seen from outside.
+    # A table that all connections see, because another connection counts the rows.
     admin.execute("DROP TABLE IF EXISTS adverse; CREATE TABLE adverse (n int)")
     return "adverse"
 
@@ -72,7 +72,7 @@ def loaded(admin, table):
 def test_what_ends_a_copy_ends_it_as_blocking(
     event, direction, hub, connect, blocking_dsn_connect, admin, observer, table
 ):
-    """The server ends the session or the COPY, or the file fails: what psycopg2 does, blocking and green."""
+    """The server ends the session or the COPY, or the file raises: the outcome is the same, blocking and green."""
 
     def run(connection, moment):
         def act():
@@ -80,7 +80,7 @@ def test_what_ends_a_copy_ends_it_as_blocking(
             if event == "raise":
                 raise ZeroDivisionError(f"at {moment}")
             admin.execute(f"SELECT pg_{event}_backend(%s)", (pid,))
-            # Not for ever: the server may be sending why it ends, and wait for this side to read.
+            # With a deadline: the server may be sending the reason for the end, and wait for this side to read.
             deadline = time.monotonic() + 0.2
             while event == "terminate" and not observer.has_ended(pid) and time.monotonic() < deadline:
                 pass
@@ -100,15 +100,15 @@ def test_what_ends_a_copy_ends_it_as_blocking(
         connection.close()
         assert loaded(admin, table) == 0
         if event == "terminate":
-            # Blocking, a lost connection is a bare DatabaseError in COPY TO,
-            # and what the server said before comes through or not.
+            # In a blocking COPY TO, a lost connection raises DatabaseError itself, and
+            # the server's last message may be lost.
             assert expected["lost"] and got["lost"]
             assert issubclass(expected["class"], psycopg2.DatabaseError)
             assert issubclass(got["class"], psycopg2.OperationalError)
             continue
         if event == "cancel":
-            # How far the server had come, its context says; with what was
-            # already on the way the file was called on.
+            # The context says how far the server had come, and the number of calls of
+            # the file depends on the data that was already on the way.
             for seen in expected, got:
                 for name in "text", "pgerror":
                     seen[name] = seen[name].split("\nCONTEXT")[0]
@@ -138,10 +138,10 @@ def test_a_kill_ends_the_copy_in_the_server(direction, hub, connect, admin, obse
         thrown = Custom()
 
         tasks, timeouts = [], ExitStack()
-        delay = rng.uniform(0.001, 0.01)  # libuv knows no shorter one
+        delay = rng.uniform(0.001, 0.01)  # libuv's timers count milliseconds
 
         def act(how=how, thrown=thrown, delay=delay, tasks=tasks, timeouts=timeouts):
-            # Arranged here, it strikes in the file or at one of the next waits.
+            # The kill comes in a method of the file or in one of the next waits.
             if how.startswith("killed"):
                 hub.spawn(lambda: (hub.sleep(delay), tasks[0].kill(thrown)))
             else:
@@ -161,10 +161,10 @@ def test_a_kill_ends_the_copy_in_the_server(direction, hub, connect, admin, obse
         if finished:
             assert not how.endswith("in the file")
             assert not connection.closed
-            hub.sleep(0.011)  # until it has struck nobody
+            hub.sleep(0.011)  # until the kill has come, although there is no greenlet left to kill
         else:
             assert connection.closed
-        timeouts.close()  # libuv writes on to the memory of a timer that was not closed
+        timeouts.close()  # libuv would go on writing to the memory of a timer that is not closed
         connection.close()
         del file, task, tasks, timeouts, act, cursor, connection
     hub.wait_until(lambda: all(observer.has_ended(pid) for pid in pids))

@@ -1,4 +1,4 @@
-"""A COPY never stops the hub, holds little, and lets no other greenlet in."""
+"""A COPY never stops the hub, needs little memory, and refuses the connection to other greenlets."""
 
 import functools
 import io
@@ -11,13 +11,13 @@ from psycopg2.extensions import POLL_OK, TRANSACTION_STATUS_INTRANS
 from support.processes import run_program
 from support.server_state import in_query
 
-# Seconds that the ticker may be late. benchmarks/copy.py measures how late it
-# really is; here the machine may be busy with other things.
+# The seconds by which the ticker may be late. The machine of the tests may be busy;
+# benchmarks/copying.py measures the delay itself.
 GAP = 0.05
 
 
 class Rows:
-    """A file of rows without end, that counts what it gave."""
+    """An endless file of rows. It counts the bytes that it has returned."""
 
     def __init__(self, size=8192):
         self.chunk = b"1\n" * (size // 2)
@@ -42,7 +42,7 @@ class Limited(Rows):
 
 
 class Sink:
-    """A file that counts what it gets."""
+    """A file that counts the bytes that it gets."""
 
     def __init__(self, each=lambda: None):
         self.rows = 0
@@ -61,7 +61,7 @@ def table(connect):
     connection = connect()
     connection.autocommit = True
     connection.cursor().execute("DROP TABLE IF EXISTS copied; CREATE TABLE copied (n int)")
-    return "copied"  # not dropped here, where a test's transaction may still be open
+    return "copied"  # not dropped here, because a test's transaction may still be open
 
 
 def test_the_hub_runs_on_while_copying_in(hub, connect, table):
@@ -84,14 +84,14 @@ def test_the_hub_runs_on_while_copying_out(hub, connect):
 
 
 def busy(seconds):
-    # By this thread's own clock: it has to work as long where it shares the processor.
+    # By the thread's CPU time, because others may use the same processor.
     end = time.thread_time() + seconds
     while time.thread_time() < end:
         pass
 
 
 def test_the_hub_runs_on_beside_a_file_that_takes_time(hub, connect, table):
-    # Here nobody ever waits for the server.
+    # The server is faster than the file, so the COPY never waits for the server.
     cursor = connect().cursor()
     with hub.ticker(0.005) as ticker:
         hub.run(cursor.copy_from, Limited(2000, size=2, each=lambda: busy(0.0005)), table)
@@ -104,7 +104,7 @@ def test_the_hub_runs_on_beside_a_file_that_takes_time(hub, connect, table):
 
 
 def test_the_turn_does_not_begin_anew_with_each_chunk(hub, connect, table):
-    # Of which each takes less than a turn, while the server keeps up.
+    # Each chunk takes less than a turn, and the server keeps up.
     cursor = connect().cursor()
     with hub.ticker(0.001) as ticker:
         rows = Limited(100 * 65536, each=lambda: busy(0.002))
@@ -144,7 +144,7 @@ def test_a_slow_server_slows_the_reader(hub, connect, table):
     # The server has not even begun to read: COPY waits for the lock first.
     assert rows.given == 0
     blocker.rollback()
-    # A trigger that waits has it stop in the midst.
+    # A trigger that waits for a lock stops the COPY in the middle.
     blocker.cursor().execute("SELECT pg_advisory_lock(5)")
     task.wait()
     connection.rollback()
@@ -176,7 +176,7 @@ def test_a_slow_file_slows_the_server(hub, connect):
             if self.rows % 16 == 0:
                 hub.sleep(0.006)  # longer than a turn
             if self.rows == 3200:
-                # It is seen from here at once, transaction or not.
+                # Other sessions see a sequence's value at once, before the transaction ends.
                 watching.execute("SELECT last_value FROM made")
                 sent.append(watching.fetchone()[0])
                 raise Enough
@@ -195,7 +195,7 @@ def test_a_slow_file_slows_the_server(hub, connect):
 
 
 def test_many_notices_stop_nobody(hub, connect, table):
-    """A server whose notices nobody reads while it is sent to would stop reading, and so both for ever."""
+    """If the client did not read notices while it sends, the server would stop reading: both would wait for ever."""
     connection = connect()
     connection.cursor().execute(
         "CREATE FUNCTION pg_temp.say() RETURNS trigger LANGUAGE plpgsql AS"
@@ -204,7 +204,7 @@ def test_many_notices_stop_nobody(hub, connect, table):
     )
     cursor = connection.cursor()
     with hub.ticker(0.005) as ticker:
-        # More than the buffers of both sockets hold, in both directions.
+        # More than the buffers of both sockets hold in each direction.
         hub.run(cursor.copy_from, io.BytesIO((b"1".rjust(199) + b"\n") * 10_000), table)
     assert cursor.rowcount == 10_000
     assert ticker.longest_gap < GAP
@@ -271,7 +271,7 @@ def test_close_by_another_greenlet_ends_the_copy(hub, connect, table):
 
 
 class Busy:
-    """A file that waits, and whatever ends the wait does *instead*."""
+    """A file that waits. If an exception ends the wait, it calls *instead*."""
 
     def __init__(self, hub, instead):
         self.hub = hub
@@ -302,7 +302,7 @@ def wrap():
 def test_close_while_the_file_waits_ends_the_copy(direction, instead, hub, connect, table, monkeypatch):
     connection = connect()
     connection.autocommit = True
-    # As on a busy machine, where the server answers before close() looks again.
+    # Like a busy machine: the server answers before close() looks again.
     monkeypatch.setattr(connection._green_adapter, "pause", lambda: hub.sleep(0.05), raising=False)
     file = Busy(hub, instead)
     cursor = connection.cursor()
@@ -318,7 +318,7 @@ def test_close_while_the_file_waits_ends_the_copy(direction, instead, hub, conne
 
 
 def test_a_copy_can_feed_another(hub, connect, table):
-    """From one COPY into another, without a byte on disk."""
+    """A pipe in memory connects a COPY TO with a COPY FROM."""
 
     class Pipe:
         def __init__(self):
@@ -347,5 +347,5 @@ def test_a_copy_can_feed_another(hub, connect, table):
 
 @pytest.mark.parametrize("direction", ["in", "out"])
 def test_a_large_copy_takes_little_memory(direction, dsn):
-    """In a process of its own, as its peak is what counts."""
+    """A process of its own copies, because the test reads the process's peak of memory."""
     assert int(run_program("copy_memory", direction, DSN=dsn, timeout=100)) < 32 * 1024

@@ -1,4 +1,4 @@
-"""The usual recipes for COPY beside other libraries, unchanged, on green connections."""
+"""The recipes for COPY in other libraries' documentation work unchanged on green connections."""
 
 import csv
 import io
