@@ -1,18 +1,18 @@
-"""psycopg2's own test suite with our wait callback: it may fail nothing that it passes with release 1.0.2.
+"""psycopg2's own test suite with psycogreen. Each test that passes with release 1.0.2 must pass here.
 
-``python tests/psycopg2_suite.py`` runs all of it; arguments name files of it
-(test_lobject.py) instead. The suite comes from the source distribution of the
-installed psycopg2, and 1.0.2 from PyPI; pip fetches both. The server is the
-one that PSYCOGREEN_TEST_DSN names, or one that runs meanwhile.
+``python tests/psycopg2_suite.py`` runs the whole suite; arguments choose files of it
+(test_lobject.py). pip fetches the suite in the source distribution of the installed
+psycopg2, and 1.0.2 from PyPI. The server is the one that PSYCOGREEN_TEST_DSN names, or
+one that this program starts.
 
-On each hub, and with each loop, it is compared
+On each hub and with each loop, the program compares
 
-* with the wait callback alone, as 1.0.2 registers it, with 1.0.2: psycopg2 has
-  the tests of what it can't do beside a wait callback skipped;
-* with green connections, with 1.0.2 and with blocking psycopg2: no tests are
-  skipped for the sake of the wait callback.
+* the wait callback alone, which is all that 1.0.2 registers, with 1.0.2: psycopg2 skips
+  the tests of functions that it refuses while a wait callback is set;
+* green connections with 1.0.2 and with blocking psycopg2: no tests are skipped because
+  of the wait callback.
 
-Ends with status 1 if a test passes there and not here.
+The program's status is 1 if a test passes there and not here.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Executes a query, the first argument, and says how an interrupt ended it; "busy" is that another greenlet runs."""
+"""Executes a query, the first argument, and prints how an interrupt ended it. With "busy", another greenlet runs."""
 
 import sys
 
