@@ -6,6 +6,8 @@ VENV ?= .venv
 bin = $(VENV)/bin
 bench_bin = .venvs/bench/bin
 pip = $(bin)/python -m pip -qq --disable-pip-version-check
+# Python compiles what is imported; pip would compile all that there is, for half of its time.
+pip_install = $(pip) install --no-compile
 bench_pip = $(bench_bin)/python -m pip -qq --disable-pip-version-check
 coverage = $(abspath $(bin))/coverage
 sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx psycogreen/*.pxi psycogreen/*.[ch] psycogreen/*/*.pyx)
@@ -19,7 +21,7 @@ test: $(VENV)/dev-installed .venvs/gunicorn-25/installed $(VENV)/uwsgi-greenlet-
 	$(bin)/python tests/run_matrix.py
 
 # The short part of the suite that CI runs on the other versions of Python.
-test-core: $(VENV)/dev-installed
+test-core: $(VENV)/test-installed
 	$(bin)/python tests/run_matrix.py --core
 
 # The whole suite on gevent's other loops and eventlet's other hubs too.
@@ -72,12 +74,16 @@ $(VENV)/pip-installed:
 	@touch $@
 
 $(VENV)/demo-installed: $(VENV)/pip-installed $(sources)
-	$(pip) install --group demo --editable '.[gevent,eventlet,binary]'
+	$(pip_install) --group demo --editable '.[gevent,eventlet,binary]'
+	@touch $@
+
+$(VENV)/test-installed: $(VENV)/pip-installed $(sources)
+	$(pip_install) --group test --editable '.[gevent,eventlet,asyncio,binary]'
 	@touch $@
 
 $(VENV)/dev-installed: $(VENV)/pip-installed $(sources)
-	$(pip) install --group dev --editable '.[gevent,eventlet,asyncio,binary]'
-	@touch $@
+	$(pip_install) --group dev --editable '.[gevent,eventlet,asyncio,binary]'
+	@touch $(VENV)/test-installed $@
 
 # The last gunicorn that has an eventlet worker, beside the newest in $(VENV).
 .venvs/gunicorn-25/installed: $(VENV)/pip-installed
