@@ -1,10 +1,10 @@
 """Run the suite once for each combination of loop and hub.
 
 ``python tests/run_matrix.py`` runs {compiled, pure} x {gevent, eventlet} in
-full, and then the tests marked "core" or "hub" with the compiled loop on
-gevent's other loops, eventlet's other hubs, asyncio and uvloop, and the core
-with the pure loop on asyncio. The tests marked "once" are a run of their own.
-Those marked "one_loop" run with one of the two loops.
+full, and then the tests marked "core" or "hub" and not "heavy" with the
+compiled loop on gevent's other loops, eventlet's other hubs, asyncio and uvloop,
+and the core with the pure loop on asyncio. The tests marked "once" are a run of
+their own. Those marked "one_loop" run with one of the two loops.
 ``--core`` runs only the tests marked "core", on the four combinations and with
 one loop on asyncio.
 ``--all`` runs the whole suite on the other loops and hubs too, but for the
@@ -87,8 +87,9 @@ def combinations(core: bool, pure_only: bool, everything: bool) -> list[tuple[st
     title, environment, _ = runs[0]
     runs.insert(0, (f"once, {title}", environment, "once"))
     if not pure_only:
+        marks = "not once and not heavy" if everything else "(core or hub) and not heavy"
         for hub, chosen in OTHER_LOOPS + OTHER_HUBS + ASYNCIO:
-            add("compiled", hub, "not once and not heavy" if everything else "core or hub", **chosen)
+            add("compiled", hub, marks, **chosen)
     return runs
 
 
@@ -204,7 +205,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="nearly the whole suite on the other loops and hubs too")
     parser.add_argument("--pure", action="store_true", help="only the pure loop")
     parser.add_argument("--only", metavar="TITLE", help="only the run of that title, 'pure on eventlet' for one")
-    parser.add_argument("--jobs", type=int, default=3, help="runs side by side: they wait more than they compute")
+    parser.add_argument("--jobs", type=int, default=4, help="runs side by side: they wait more than they compute")
     options, arguments = parser.parse_known_args()
     if not options.pure and not compiled_loop_is_there():
         print("The compiled loop is not there: build it (python setup.py build_ext --inplace), or use --pure.")

@@ -4,6 +4,8 @@ import pytest
 from hubs import NAME
 from support.processes import run_program, run_script
 
+pytestmark = pytest.mark.heavy
+
 OTHERS = {"gevent", "eventlet"} - {NAME}
 
 

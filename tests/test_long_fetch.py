@@ -22,6 +22,7 @@ def no_collector() -> Iterator[None]:
     gc.enable()
 
 
+@pytest.mark.one_loop
 @pytest.mark.parametrize("name", [None, "named"])
 @pytest.mark.parametrize("factory", [None, extras.NamedTupleCursor, extras.DictCursor])
 @pytest.mark.parametrize("method", ["fetchall", "fetchmany"])
