@@ -42,7 +42,10 @@ def disconnect(conn: Any) -> None:
     When libpq closes the connection, it would otherwise send a Terminate message through
     the parent's socket.
     """
-    fd = conn.fileno()
+    try:
+        fd = conn.fileno()
+    except Exception:
+        return  # the connection is closed
     if fd >= 0:
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, fd, inheritable=False)
@@ -59,14 +62,33 @@ def warn_of_inherited(conn: Any) -> None:
         )
 
 
-def abandon(adapter: Any) -> None:
-    """Park the running greenlet for ever: it is a copy of a greenlet that waits in the parent process.
+def abandon(adapter: Any, conn: Any) -> None:
+    """Park the running greenlet for ever: it is a copy of a greenlet that uses *conn* in the parent process.
 
     Only an exception thrown into the greenlet ends this: a kill, or the hub's when it has nothing to do.
     """
     _copies.append(_waiters.getcurrent())
-    while True:
-        adapter.wait_for_ever()
+    try:
+        while True:
+            adapter.wait_for_ever()
+    finally:
+        disconnect(conn)
+
+
+def stop_copy(begun: int, adapter: Any, conn: Any) -> None:
+    """Stop here if what the running greenlet does with *conn* began in another process than number *begun*.
+
+    For waits in the middle of an operation, outside of the wait callback.
+    """
+    if count != begun and is_copy(begun):
+        abandon(adapter, conn)
+
+
+def pause(adapter: Any, conn: Any) -> None:
+    """Let the other greenlets run once, in the middle of an operation on *conn*."""
+    begun = current()
+    adapter.pause()
+    stop_copy(begun, adapter, conn)
 
 
 def _before() -> None:

@@ -168,7 +168,7 @@ cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, b
     cdef int unchecked = 0, streak = 0, poll_state
     while True:
         if reactor.forks != forks:
-            _forks.abandon(adapter)  # a copy, in a child process: the socket is the parent's
+            _forks.abandon(adapter, conn)  # a copy, in a child process: the socket is the parent's
         if sock.poll != NULL and not replaced_polls:
             state = sock.poll(conn, NULL)
         else:

@@ -52,7 +52,7 @@ def wait_callback(adapter: Adapter) -> Callable[[Callable[..., None]], Callable[
                     else:
                         park(adapter, conn, state, timeout)
                     if _forks.count != begun and _forks.is_copy(begun):
-                        _forks.abandon(adapter)
+                        _forks.abandon(adapter, conn)
             except BaseException:
                 if _forks.is_copy(begun):
                     _forks.disconnect(conn)

@@ -168,6 +168,10 @@ class _Request:
         finally:
             os.close(nothing)
 
+    def fileno(self) -> int:
+        """Return the descriptor that the request waits for."""
+        return self._awaited[0] if self._awaited else -1
+
     def finish(self, wait: _Wait, seconds: float | None) -> None:
         """Wait until the server has the request.
 
@@ -179,8 +183,7 @@ class _Request:
         try:
             while self._awaited:
                 wait(*self._awaited, None if deadline is None else max(0, deadline - time.monotonic()))
-                if _forks.is_copy(self.process):
-                    _forks.abandon(self.adapter)
+                _forks.stop_copy(self.process, self.adapter, self)
                 self._awaited = next(self._steps, None)
         finally:
             self._steps.close()

@@ -170,7 +170,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
             if current is not None and _waiters.getcurrent() is not adapter.greenlet(current):
                 for _ in range(2):  # the data that woke this greenlet also wakes *other*: let it read
                     if holder(self) is not None:
-                        adapter.pause()
+                        _forks.pause(adapter, self)
             if holder(self) is not None:
                 return int(extensions.POLL_OK)
         # During a COPY, _green_poll is in the object. Another library's wait callback calls poll() then.
@@ -238,7 +238,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
                 return
             else:
                 adapter.call_soon(current, self._green_evict, other)
-                adapter.pause()
+                _forks.pause(adapter, self)
         super().close()
 
     def _green_evict(self, other: Any) -> None:

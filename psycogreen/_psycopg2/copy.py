@@ -27,7 +27,7 @@ import psycopg2
 from psycopg2 import extensions
 from psycopg2.extensions import POLL_OK, POLL_READ
 
-from psycogreen import _waiters
+from psycogreen import _forks, _waiters
 from psycogreen._libpq import libpq
 from psycogreen._libpq.copyrows import read_rows, write_rows
 from psycogreen._psycopg2.exclusive import check_free
@@ -230,6 +230,7 @@ class _Copy:
         self._connection = cursor.connection
         self._file = file
         self._size = size
+        self._process = _forks.current()
         self._done = False
         self._until = 0.0  # the end of this greenlet's turn, by time.perf_counter()
         # The exception for the caller, for example from the file's write().
@@ -285,7 +286,7 @@ class _Copy:
         ended = failure is not None
         while not ended:
             data, ended, failure = self._read()
-            self._leave_if_closed()
+            self._check_connection()
             for start in range(0, len(data), _CHUNK):
                 if not (yield from self._put(pgconn, data[start : start + _CHUNK])):
                     ended, failure = True, b"error in PQputCopyData() call"
@@ -320,14 +321,16 @@ class _Copy:
             failure = told.encode(codec, "replace")[:1023]
         return data, ended, failure
 
-    def _leave_if_closed(self) -> None:
-        """Leave the COPY if close() of another greenlet threw its exception into a method of the file.
+    def _check_connection(self) -> None:
+        """Leave the COPY after a method of the file in which the connection was lost to this greenlet.
 
-        The method may have caught that exception, so raise it again.
+        The method may have caught the exception of another greenlet's close(), so raise
+        it again. In a child process, do not go on with the parent's COPY.
 
         Raises:
             psycopg2.InterfaceError: Another greenlet is closing the connection.
         """
+        _forks.stop_copy(self._process, self._connection._green_adapter, self._connection)
         if self._connection._green_evicted:
             self._read_error = None
             raise psycopg2.InterfaceError("connection closed by another greenlet")
@@ -362,13 +365,13 @@ class _Copy:
             try:
                 status = write_rows(pgconn, write, codec, time.perf_counter() + _TURN)
             except Exception as exc:
-                self._leave_if_closed()
+                self._check_connection()
                 # Read and drop the other rows, so that the connection and its
                 # transaction stay usable. psycopg2 leaves that to its next query.
                 self._error = exc
                 write = None
                 continue
-            self._leave_if_closed()
+            self._check_connection()
             if status < 0:
                 break
             if status:

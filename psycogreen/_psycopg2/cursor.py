@@ -163,8 +163,7 @@ class _Turns:
     """How many rows one greenlet converts before other greenlets run."""
 
     def __init__(self, cursor: Any) -> None:
-        self._adapter = cursor.connection._green_adapter
-        self._process = _forks.current()
+        self._connection = cursor.connection
         self.size = _FEW  # rows between two looks at the clock
         self._begun = self._looked = time.perf_counter()
 
@@ -180,9 +179,7 @@ class _Turns:
 
     def pause(self) -> None:
         """Let other greenlets run."""
-        self._adapter.pause()
-        if _forks.is_copy(self._process):
-            _forks.abandon(self._adapter)  # the code that follows may send a query on the parent's socket
+        _forks.pause(self._connection._green_adapter, self._connection)
         self._begun = self._looked = time.perf_counter()
 
 
@@ -199,8 +196,12 @@ def may_wait(conn: Any) -> bool:
 
 
 def _guarded(conn: Any, items: Iterator[Any]) -> Iterator[Any]:
-    # A user's generator may wait, and another greenlet may use the connection meanwhile.
+    # A user's generator may wait. Meanwhile another greenlet may use the connection,
+    # and a child process may get a copy of this greenlet.
+    begun = _forks.current()
     for item in items:
+        if _forks.is_copy(begun):
+            _forks.abandon(conn._green_adapter, conn)
         check_free(conn, "executemany")
         yield item
 

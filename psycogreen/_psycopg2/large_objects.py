@@ -23,6 +23,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
+from psycogreen import _forks
 from psycogreen._libpq.binary_query import BinaryQueries, close, may_wait_in_hub
 from psycogreen._psycopg2.exclusive import check_free, exclusive
 from psycogreen._psycopg2.factories import green_factory
@@ -261,10 +262,14 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
     def _in_thread(self, failure: str, descriptor: int | None, fn: Callable[..., Any], *args: Any) -> Any:
         """Call *fn* in a native thread. After an OSError close *descriptor*, and raise libpq's error for *failure*."""
         adapter = self._conn._green_adapter
+        begun = _forks.current()
         try:
             # Where other greenlets can't run meanwhile, the call needs no native thread.
             result = adapter.run_in_thread(_attempt, fn, *args) if may_wait_in_hub(adapter) else _attempt(fn, *args)
+            _forks.stop_copy(begun, adapter, self._conn)
         except BaseException:
+            if _forks.is_copy(begun):
+                _forks.disconnect(self._conn)
             close(self._conn)  # as after a wait for the server
             raise
         if isinstance(result, OSError):
@@ -380,7 +385,7 @@ class LargeObject(extensions.lobject):  # type: ignore[misc]
         pieces: list[bytes] = []
         for piece in _slices(text):
             if pieces and may_wait_in_hub(adapter):
-                adapter.pause()
+                _forks.pause(adapter, self._conn)
             try:
                 pieces.append(piece.encode(encoding))
             except UnicodeEncodeError:
