@@ -3,6 +3,7 @@
 import _socket
 import contextlib
 import errno
+import functools
 import math
 import os
 import sys
@@ -19,6 +20,7 @@ import eventlet.patcher
 import eventlet.tpool
 import greenlet
 
+from psycogreen import _forks
 from psycogreen._implementation import wait_callback
 from psycogreen._psycopg2.activate import register
 from psycogreen._waiting import LOOK_AGAIN, POLL_READ, POLL_WRITE, is_ready
@@ -188,6 +190,7 @@ class _Waker:
 
     def __init__(self, hub: Any) -> None:
         self._hub = hub
+        self._process = _forks.current()
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
@@ -200,12 +203,16 @@ class _Waker:
 
     def call(self, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
         """Make the hub call *fn*."""
+        self.renew()
         self._calls.append((fn, args))
         with contextlib.suppress(BlockingIOError):  # the pipe is full of wake-ups for the hub already
             _os.write(self._writing, b"w")
 
     def renew(self) -> None:
-        """Replace the pipe, which is the parent process's, by a new one with the same numbers."""
+        """In a child process, replace the parent's pipe by a new one with the same numbers."""
+        if not _forks.is_copy(self._process):
+            return
+        self._process = _forks.current()
         for mine, new in zip((self._reading, self._writing), os.pipe(), strict=True):
             os.set_blocking(new, False)
             os.dup2(new, mine, inheritable=False)
@@ -213,6 +220,7 @@ class _Waker:
         self._calls.clear()
 
     def _run(self, fd: int) -> None:
+        self.renew()
         with contextlib.suppress(BlockingIOError):
             _os.read(self._reading, 4096)
         while self._calls:
@@ -233,23 +241,84 @@ def _waker(hub: Any) -> _Waker:
     return waker
 
 
-def _after_fork_in_child() -> None:
-    # The child shares the epoll instance of eventlet's hub with its parent. If the child
-    # removed a descriptor from it, the parent would miss that descriptor's events.
+class _ForkGuard:
+    """Stands in for the epoll object of a hub while a fork is under way.
+
+    The child shares the epoll instance with its parent. If the child removed a
+    descriptor from it, the parent would miss that descriptor's events. Another
+    library's at-fork handler may run the hub before _after_fork_in_child() is called.
+    """
+
+    def __init__(self, hub: Any) -> None:
+        self.epoll = hub.poll
+        self._hub = hub
+        self._process = _forks.current()
+
+    def __getattr__(self, name: str) -> Any:
+        if _forks.is_copy(self._process):
+            _renew(self._hub)
+        return getattr(self.epoll, name)
+
+
+def _renew(hub: Any) -> None:
+    """In a child process, replace what *hub* shares with the parent's hub."""
+    vars(hub).pop("wait", None)
+    hub._psycogreen_waker.renew()
+    guard: Any = getattr(hub, "poll", None)
+    renewed = isinstance(guard, _ForkGuard)
+    if renewed:
+        hub.poll = guard.epoll
+        fresh = _select.epoll()
+        os.dup2(fresh.fileno(), hub.poll.fileno(), inheritable=False)
+        fresh.close()
+    tpool: Any = eventlet.tpool
+    if tpool._setup_already:
+        # A copy of the pool's greenlet waits here, and would take the parent's wake-ups.
+        listener = hub.listeners[hub.READ].get(tpool._rsock.fileno())
+        if listener is not None:
+            hub.remove(listener)
+            listener.defang()
+    if renewed:
+        for fd in {*hub.listeners[hub.READ], *hub.listeners[hub.WRITE]}:
+            with contextlib.suppress(OSError):
+                hub.register(fd, new=True)
+
+
+def _wait_in_fork(hub: Any, process: int, seconds: float | None = None) -> None:
+    """Do what the hub's wait() does, while a fork is under way."""
+    if _forks.is_copy(process):
+        _renew(hub)
+    type(hub).wait(hub, seconds)
+
+
+def _before_fork() -> None:
     for hub in list(_hubs):
-        hub._psycogreen_waker.renew()
-        poll: Any = getattr(hub, "poll", None)
-        if hasattr(poll, "fileno"):
-            fresh = _select.epoll()
-            os.dup2(fresh.fileno(), poll.fileno(), inheritable=False)
-            fresh.close()
-            for fd in {*hub.listeners[hub.READ], *hub.listeners[hub.WRITE]}:
-                with contextlib.suppress(OSError):
-                    hub.register(fd, new=True)
+        hub.wait = functools.partial(_wait_in_fork, hub, _forks.current())
+        if hasattr(getattr(hub, "poll", None), "fileno"):
+            hub.poll = _ForkGuard(hub)
+
+
+def _after_fork_in_parent() -> None:
+    for hub in list(_hubs):
+        vars(hub).pop("wait", None)
+        if isinstance(getattr(hub, "poll", None), _ForkGuard):
+            hub.poll = hub.poll.epoll
+
+
+def _after_fork_in_child() -> None:
+    for hub in list(_hubs):
+        _renew(hub)
+    # The threads of eventlet's pool exist only in the parent. The next use makes a new pool.
+    tpool: Any = eventlet.tpool
+    tpool._rsock = tpool._wsock = tpool._reqq = tpool._rspq = tpool._coro = None
+    tpool._threads.clear()
+    tpool._setup_already = False
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )
 
 
 def _closed(exc: BaseException) -> None:

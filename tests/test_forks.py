@@ -16,3 +16,11 @@ FORKS = os.environ.get("PSYCOGREEN_TEST_FORKS", "15")
 @pytest.mark.timeout(240)
 def test_forks_beside_mixed_work_take_nothing(dsn: str) -> None:
     assert run_program("fork_mixed_work", FORKS, timeout=200, DSN=dsn) == "0 []"
+
+
+@pytest.mark.skipif(NAME == "asyncio", reason="no loop of asyncio's runs in the child of a fork")
+@pytest.mark.skipif(sys.platform != "linux", reason="measured on Linux")
+@pytest.mark.parametrize("handler", ["late", "early"])
+@pytest.mark.timeout(240)
+def test_forks_in_the_middle_of_operations_take_nothing(dsn: str, handler: str) -> None:
+    assert run_program("fork_in_operations", handler, timeout=200, DSN=dsn) == "0 []"
