@@ -16,8 +16,8 @@ handlers = []
 if "early" in sys.argv:
     os.register_at_fork(after_in_child=lambda: [handler() for handler in handlers])
 
-import psycopg2
-from unpatched import DSN, fork, sleep, spawn
+import psycopg2  # noqa: E402  # after the handler
+from unpatched import DSN, fork, sleep, spawn  # noqa: E402
 
 handlers.append(lambda: sleep(0.1))
 directory = Path(mkdtemp())
