@@ -31,6 +31,10 @@ from psycogreen._waiting import LOOK_AGAIN, POLL_READ, POLL_READWRITE, POLL_WRIT
 
 __all__ = ["asyncio_wait_callback", "make_psycopg_green", "patch_psycopg", "spawn"]
 
+if os.name == "nt":
+    # There an event loop can watch sockets only, or none, and no duplicates of them.
+    raise ImportError("psycogreen.asyncio does not work on Windows. Use psycogreen.gevent")
+
 P = ParamSpec("P")
 T = TypeVar("T")
 

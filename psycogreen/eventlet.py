@@ -27,6 +27,10 @@ from psycogreen._waiting import LOOK_AGAIN, POLL_READ, POLL_WRITE, is_ready
 
 __all__ = ["eventlet_wait_callback", "make_psycopg_green", "patch_psycopg"]
 
+if os.name == "nt":
+    # There a hub can watch sockets only, and neither duplicates of them nor pipes.
+    raise ImportError("psycogreen.eventlet does not work on Windows. Use psycogreen.gevent")
+
 _select = eventlet.patcher.original("select")
 _thread = eventlet.patcher.original("_thread")
 _os = eventlet.patcher.original("os")  # read() and write() of the patched one wait on the hub

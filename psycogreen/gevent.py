@@ -31,7 +31,10 @@ class _Gevent:
         return timeout
 
     def poll(self) -> Any:
-        return gevent.monkey.get_original("select", "poll")()
+        try:
+            return gevent.monkey.get_original("select", "poll")()
+        except AttributeError:
+            return _Select()
 
     def wait(self, fd: int, state: int, seconds: float | None) -> None:
         (wait_read if state == POLL_READ else wait_write)(fd, timeout=seconds)
@@ -74,6 +77,28 @@ class _Gevent:
 
     def stray_switch(self, hub: Any, result: object) -> None:
         raise InvalidSwitchError(f"Invalid switch into a greenlet that waits for PostgreSQL: got {result!r}")
+
+
+class _Select:
+    """What a thread waits in on Windows, where there is no ``select.poll``."""
+
+    def __init__(self) -> None:
+        self._waiting: tuple[list[int], list[int]] = [], []
+
+    def register(self, fd: int, events: int) -> None:
+        for waiting, event in zip(self._waiting, (1, 4), strict=True):  # POLLIN and POLLOUT
+            if events & event:
+                waiting.append(fd)
+
+    def poll(self, timeout: float | None = None) -> bool:
+        seconds = None if timeout is None else timeout / 1000
+        if not any(self._waiting):
+            # There select() refuses to wait for nothing.
+            gevent.monkey.get_original("time", "sleep")(seconds)
+            return False
+        read, write = self._waiting
+        # A failed connect is in the third list alone.
+        return any(gevent.monkey.get_original("select", "select")(read, write, write, seconds))
 
 
 class _Watch:
