@@ -119,30 +119,6 @@ def test_the_package_installs_without_the_extension(conditions, options, hubs, d
         assert f"psycogreen: python loop on {hub}" in log
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the stand-in for kqueue is made of epoll")
-@pytest.mark.parametrize(
-    ("poller", "loop", "tests"),
-    [
-        ("kqueue", "cython", ["test_reactor_sockets.py", "test_reactor_batches.py", "test_reactor_idle.py"]),
-        ("none", "python", ["test_reactor_sockets.py"]),
-    ],
-)
-def test_the_forms_for_other_platforms_build_and_work(poller, loop, tests, dist, dsn, tmp_path):
-    """Those that ``setup.py`` chooses on macOS and the BSDs, and where there is neither epoll nor kqueue."""
-    sdist, _ = dist
-    python = make_venv(tmp_path / "venv")
-    chosen = environment(PSYCOGREEN_POLLER=poller, CPATH=str(ROOT / "tests" / "support" / "kqueue"), CFLAGS="-O0")
-    pip = sys.executable, "-m", "pip", "--python", python
-    run(*pip, "install", "-v", "--no-deps", "--no-cache-dir", "--no-build-isolation", sdist, env=chosen)
-    program = "import psycogreen, psycogreen._libpq._copyrows; print(psycogreen.implementation, psycogreen.poller)"
-    built = "kqueue" if poller == "kqueue" else "None"
-    assert run(python, "-c", program, cwd=tmp_path, env=environment()).split() == [loop, built]
-    env = environment(PSYCOGREEN_TEST_HUB="gevent", PSYCOGREEN_TEST_DSN=dsn)
-    paths = [ROOT / "tests" / name for name in tests]
-    log = run(python, "-m", "pytest", "-p", "no:cacheprovider", *paths, cwd=tmp_path, env=env)
-    assert f"psycogreen: {loop} loop on gevent" in log
-
-
 def make_venv(directory):
     """A new environment that finds the packages of this one, but not its psycogreen."""
     venv.create(directory, symlinks=True)
