@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -95,6 +96,18 @@ def not_in_uwsgi(adapter: str) -> str | None:
     return (
         f"uWSGI does not run {adapter}, so requests wait one after the other:"
         " set gevent = 100 and use psycogreen.gevent, or use psycogreen.uwsgi with uWSGI's own green threads"
+    )
+
+
+def pure_loop(why: str) -> str | None:
+    """Return what to say where the pure loop is in use because of *why*, None where there is no other."""
+    wanted = os.environ.get("PSYCOGREEN_NO_EXTENSIONS", "0") not in ("", "0")
+    if wanted or sys.implementation.name != "cpython" or sys.platform not in ("linux", "darwin"):
+        return None
+    return (
+        f"psycogreen's pure Python wait loop is in use, which takes more CPU time: {why}. Install a C compiler, and"
+        " then pip install --force-reinstall --no-deps --no-cache-dir psycogreen; or set PSYCOGREEN_NO_EXTENSIONS=1,"
+        " which chooses the pure loop without this warning"
     )
 
 

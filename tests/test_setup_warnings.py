@@ -219,3 +219,20 @@ def test_our_callback_in_a_partial_makes_green_connections(connect, hub):
     set_wait_callback(functools.partial(functools.partial(hub.wait_callback), timeout=60))
     assert "green" in repr(hub.run(connect))
     assert psycogreen.status().connections
+
+
+def test_a_loop_that_was_not_built_is_told_of():
+    script = """
+        import sys, warnings
+        sys.modules["psycogreen._waitloop"] = None
+        adapter = __import__(f"psycogreen.{sys.argv[1]}", fromlist=["make_psycopg_green"])
+        with warnings.catch_warnings(record=True) as given:
+            warnings.simplefilter("always")
+            adapter.make_psycopg_green()
+            adapter.make_psycopg_green()
+        print(*[warning.message for warning in given])
+    """
+    said = run_script(script, NAME, PSYCOGREEN_NO_EXTENSIONS="")
+    assert said.startswith("psycogreen's pure Python wait loop is in use, which takes more CPU time: the compiled loop")
+    assert said.count("not built") == 1
+    assert run_script(script, NAME, PSYCOGREEN_NO_EXTENSIONS="1") == ""

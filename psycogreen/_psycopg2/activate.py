@@ -8,6 +8,7 @@ from typing import Any
 
 from psycogreen import _surroundings
 from psycogreen._adapter import Adapter
+from psycogreen._implementation import why_pure
 from psycogreen._setup_warnings import (
     adapter_of,
     foreign_callback,
@@ -16,6 +17,7 @@ from psycogreen._setup_warnings import (
     not_patched,
     open_connections,
     other_library,
+    pure_loop,
     warn_once,
     without_arguments,
 )
@@ -51,6 +53,10 @@ def register(
     _check_options(options)
     may_be_late = "psycopg2" in sys.modules and _registered is None
     extensions = _psycopg2_extensions()
+    if why_pure is not None:
+        message = pure_loop(why_pure)
+        if message is not None:
+            warn_once(message)
     _warn_of_earlier_calls(callback, options, extensions.get_wait_callback())
     if connections:
         from psycogreen._psycopg2.connection import GreenConnection, green_encrypt_password
