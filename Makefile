@@ -12,7 +12,7 @@ bench_pip = $(bench_bin)/python -m pip -qq --disable-pip-version-check
 coverage = $(abspath $(bin))/coverage
 sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx psycogreen/*.pxi psycogreen/*.[ch] psycogreen/*/*.pyx)
 
-.PHONY: demo test test-core test-all test-libpq coverage soak bench bench-check lint dist clean
+.PHONY: demo test test-core test-all test-libpq coverage soak bench bench-check lint dist docs clean
 
 demo: $(VENV)/demo-installed
 	@$(bin)/python tests/demo.py
@@ -65,8 +65,12 @@ dist: $(VENV)/dev-installed
 	$(bin)/python -m build
 	$(bin)/twine check --strict dist/*
 
+# The site of the documentation, in site/. A warning, as of a dead link, is an error.
+docs: .venvs/docs/installed
+	NO_MKDOCS_2_WARNING=1 .venvs/docs/bin/mkdocs build --strict
+
 clean:
-	rm -rf build dist *.egg-info psycogreen/*.so psycogreen/*/*.so $(VENV) .venvs
+	rm -rf build dist site *.egg-info psycogreen/*.so psycogreen/*/*.so $(VENV) .venvs
 
 $(VENV)/pip-installed:
 	$(PYTHON) -m venv $(VENV)
@@ -111,6 +115,12 @@ $(VENV)/dev-installed: $(VENV)/pip-installed $(sources)
 $(VENV)/uwsgi-greenlet-installed: | $(VENV)/dev-installed
 	UWSGI_EMBED_PLUGINS=greenlet CPATH="$$($(bin)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')" \
 	    $(pip) install --no-cache-dir --force-reinstall uwsgi==2.0.31 || echo "uWSGI can't be built here: its tests are skipped"
+	@touch $@
+
+.venvs/docs/installed: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip -qq --disable-pip-version-check install --upgrade pip
+	$(@D)/bin/python -m pip -qq --disable-pip-version-check install --group docs
 	@touch $@
 
 # The figures depend on the versions of what is measured, so these are pinned.

@@ -549,7 +549,8 @@ async def spawn(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
 
     Args:
         fn: The function to run.
-        args, kwargs: The arguments of *fn*.
+        *args: Positional arguments of *fn*.
+        **kwargs: Keyword arguments of *fn*.
 
     Returns:
         What *fn* returned.
