@@ -226,8 +226,11 @@ def waiter_of(conn):
     cdef Socket sock
     while poller != NULL:
         reactor = <Reactor>poller.reactor
-        # A retired reactor may be about to be freed.
-        if reactor.watch is not None and reactor.thread == PyThread_get_thread_ident() and reactor.forks == forks:
+        # A retired reactor may be about to be freed. But a child process has copies of the
+        # greenlets that wait in its parent, and they hold the copies of the mutexes.
+        if reactor.thread == PyThread_get_thread_ident() and (
+            reactor.watch is not None if reactor.forks == forks else reactor.sockets is not None
+        ):
             sock = reactor.socket(conn)
             if sock is not None and sock.waiter is not None:
                 return sock.waiter
