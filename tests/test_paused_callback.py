@@ -67,3 +67,16 @@ def test_cancel_in_the_pause_works(hub: Hub, connect: Any) -> None:
     with blocking():
         hub.run(connection.cancel)
     assert hub.run(connection.cursor().execute, "SELECT 1") is None
+
+
+@pytest.mark.parametrize("statement", ["COPY items FROM STDIN", "COPY (SELECT generate_series(1, 3000)) TO STDOUT"])
+def test_rollback_after_the_pause_cures_a_copy_refused_in_it(hub: Hub, connect: Any, statement: str) -> None:
+    connection = connect()
+    cursor = connection.cursor()
+    hub.run(cursor.execute, "CREATE TEMPORARY TABLE items (n int)")
+    hub.run(connection.commit)
+    with blocking(), pytest.raises(psycopg2.ProgrammingError, match="can't execute COPY"):
+        cursor.execute(statement)
+    hub.run(connection.rollback)
+    hub.run(cursor.execute, "SELECT 42")
+    assert cursor.fetchone() == (42,)

@@ -18,6 +18,7 @@ from psycopg2 import extensions
 from psycogreen import _forks, _waiters
 from psycogreen._adapter import Adapter
 from psycogreen._libpq import libpq
+from psycogreen._libpq.binary_query import wait
 from psycogreen._psycopg2 import cancel
 from psycogreen._psycopg2.connect import Connecting, connect
 from psycogreen._psycopg2.copy import in_copy, leave_copy, replace_poll, restore_poll
@@ -131,7 +132,12 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
                 this connection.
         """
         check_free(self, "rollback")
-        _rollback(self)
+        try:
+            _rollback(self)
+        except psycopg2.OperationalError:
+            if not self._green_end_refused_copy():
+                raise
+            _rollback(self)
 
     reset = _guarded("reset")
     set_session = _guarded("set_session")
@@ -197,6 +203,17 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
         if more:
             replace_poll(self, leave_copy(self).__next__)
         return more
+
+    def _green_end_refused_copy(self) -> bool:
+        """End a COPY that execute() refused while the wait callback was paused; return whether there was one."""
+        if (
+            self.get_transaction_status() != extensions.TRANSACTION_STATUS_ACTIVE
+            or extensions.get_wait_callback() is None
+            or not self._green_leave_copy()
+        ):
+            return False
+        wait(self, self)
+        return True
 
     @staticmethod
     def _green_transaction_status() -> int:
