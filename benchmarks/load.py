@@ -32,6 +32,7 @@ def main():
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--query", default="SELECT 1")
     parser.add_argument("--work", choices=WORKS)
+    parser.add_argument("--greenlets", type=int, help="for work that leaves the open connections alone")
     parser.add_argument("--pause", type=float, default=0, help="seconds to block before each query")
     args = parser.parse_args()
 
@@ -47,13 +48,14 @@ def main():
     for conn in connections:
         conn.autocommit = not args.work
         cursors.append(conn.cursor())
+    workers = connections * (args.greenlets or 1)
     about["server"] = connections[0].info.parameter_status("server_version")
     answer(about)
 
     for line in sys.stdin:
-        share, rest = divmod(int(line), len(cursors))
+        share, rest = divmod(int(line), args.greenlets or len(cursors))
         if rest:
-            sys.exit(f"{line.strip()} queries can't be shared out evenly over {len(cursors)} connections")
+            sys.exit(f"{line.strip()} queries can't be shared out evenly over {args.greenlets or len(cursors)}")
         # Collections in the round are a part of its cost, but only of what it made itself.
         gc.collect()
         gc.freeze()
@@ -62,7 +64,7 @@ def main():
         began = wall
         os.getpgrp()
         if args.work:
-            join_all(repeat, connections, WORKS[args.work], args.dsn, share, args.pause)
+            join_all(repeat, workers, WORKS[args.work], args.dsn, share, args.pause)
         else:
             join_all(run, cursors, args.query, share, args.pause)
         os.getpgrp()

@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 
+import connecting
 import cputime
 import driver
 import instructions
@@ -24,6 +25,7 @@ TABLES = {
     "works": ("Instructions of everyday work (callgrind)", works),
     "syscalls": ("System calls per query", syscalls),
     "cputime": ("CPU time per query", cputime),
+    "connecting": ("CPU time for a connect, and 1,000 at once", connecting),
     "memory": ("Bytes for a parked connection", memory),
 }
 
@@ -90,6 +92,9 @@ def targets(record):
             "100 MB in 100 rows: compiled / blocking": 1.03,
         }.items():
             yield f"CPU: {hub}, {what}", find("cputime", what=f"{hub}, {what}").get("ratio"), target
+        for what, target in {"unix socket": 1.05, "TCP": 1.05, "1,000 at once, wall time": 1.0}.items():
+            row = find("connecting", what=f"{hub}, {what}")
+            yield f"connecting: {hub}, {what}: compiled / 1.0.2", row.get("ratio"), target
         yield f"{hub}: bytes for a parked connection", find("memory", variant=variant).get("above"), 1024
 
 

@@ -323,8 +323,12 @@ cdef class Reactor:
         if self.is_armed(sock):
             if sock.fd_stable:
                 return True
-            self.disarm(sock.fd)  # another socket may have the number by now
-        fd = conn.fileno()
+            fd = conn.fileno()
+            if fd == sock.fd and poller_has(self.poller.fd, sock.fd, sock.token):
+                return True
+            self.disarm(sock.fd)  # another socket has the number by now
+        else:
+            fd = conn.fileno()
         # The hub's own function raises for anything else.
         return isinstance(fd, int) and self.arm(sock, fd)
 

@@ -163,7 +163,7 @@ cdef int known_state(state) except -2:
 
 
 cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, bint direct) except -1:
-    cdef bint woken = False, first = True
+    cdef bint woken = False, parked = True
     cdef double since = 0
     cdef int unchecked = 0, streak = 0, poll_state
     while True:
@@ -181,10 +181,11 @@ cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, b
         if poll_state != POLL_READ:
             if poll_state == POLL_WRITE and sock.connecting:
                 # A unix socket is connected by now, and so is most often one to this machine.
+                # But others get their turn between any two such states.
                 fd = conn.fileno()
-                if not (first and isinstance(fd, int) and writable(fd)):
+                parked = not (parked and isinstance(fd, int) and writable(fd))
+                if parked:
                     adapter.wait_write(fd, timeout)
-                first = False
             else:
                 park_in_hub(adapter, conn, state, timeout)
             continue
@@ -206,7 +207,7 @@ cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, b
             park_in_hub(adapter, conn, state, timeout)
             continue
         reactor.park(sock, direct)
-        woken = True
+        woken = parked = True
         since = 0
         unchecked = 0
 
