@@ -39,6 +39,15 @@ cdef extern from *:
         return poll(&p, 1, 0) > 0;
     }
 
+    /* What fd is ready for, of events: 1 to read, 2 to write. All of these if the socket is broken. */
+    static int ready_events(int fd, int events) {
+        struct pollfd p = {fd, (events & 1 ? POLLIN : 0) | (events & 2 ? POLLOUT : 0), 0};
+        if (poll(&p, 1, 0) <= 0)
+            return 0;
+        int ready = (p.revents & POLLIN ? 1 : 0) | (p.revents & POLLOUT ? 2 : 0);
+        return ready ? ready : events;
+    }
+
     static double monotonic(void) {
         struct timespec t;
         clock_gettime(CLOCK_MONOTONIC, &t);
@@ -70,6 +79,7 @@ cdef extern from *:
     """
     int readable(int)
     int writable(int)
+    int ready_events(int, int)
     double monotonic()
     int pthread_atfork(void *, void *, void (*)() noexcept nogil)
     bint refers_to(PyObject *, PyObject *)
@@ -91,6 +101,9 @@ cdef enum:
 # Seconds that the greenlets of a batch together may spend reading on in large
 # results before other greenlets get their turn.
 cdef double TIME_SLICE = 0.001
+# Seconds after which a greenlet lets others run whose waits for psycopg 3 all find
+# something at once.
+cdef double BUSY_SLICE = 0.005
 
 
 ctypedef struct Poller:
@@ -200,6 +213,7 @@ cdef class Reactor:
     cdef int parked_count
     cdef Socket last_parked  # the socket on which a greenlet parked last
     cdef Socket waking  # the socket whose greenlet is being switched to
+    cdef double slice_begun  # when a wait first asked for the time in this turn of the hub, 0 if none did
     cdef bint ask_poller  # a greenlet was woken and its socket was not ready: don't guess the next one
     cdef bint keeps_hub_alive
     cdef int stale_batches
@@ -431,11 +445,26 @@ cdef class Reactor:
             self.adapter.stray_switch(self.hub, result)
         return 0
 
+    cdef bint has_time(self):
+        """Return whether a greenlet may go on without waiting."""
+        cdef double now = monotonic()
+        if self.slice_begun == 0:
+            self.slice_begun = now
+        return now - self.slice_begun < BUSY_SLICE
+
+    cdef int end_time_slice(self) except -1:
+        """Let other greenlets run."""
+        if self.forks == forks:
+            end_time_slice_in_hub(self.adapter)
+            self.slice_begun = 0
+        return 0
+
     cdef int dispatch(self) except -1:
         """Switch to each greenlet whose socket is ready."""
         cdef double until = 0
         if self.forks != forks:
             return 0
+        self.slice_begun = 0
         if self.greenlet_type is not None and current_greenlet() is not self.hub_greenlet:
             self.hub_greenlet = self.adapter.adopt_greenlet(self.hub)
         # With many parked greenlets, more sockets are ready when a batch has run.

@@ -1,5 +1,6 @@
 """The greenlets that are inside the wait callback, by connection."""
 
+import importlib
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -28,15 +29,15 @@ def set_getcurrent(function: Callable[[], Any]) -> None:
     getcurrent = function
 
 
-def add_waiter(conn: Any) -> None:
+def add_waiter(conn: Any, driver: str = "psycopg2") -> None:
     """Note that the running greenlet waits for *conn*.
 
     Raises:
-        psycopg2.ProgrammingError: Another greenlet waits for it. The first of
+        ProgrammingError: *driver*'s: another greenlet waits for it. The first of
             the two to poll would take the other's answer.
     """
     if id(conn) in waiters and waiter_of(conn) not in (None, getcurrent()):
-        raise in_use_error("the wait callback")
+        raise in_use_error("the wait callback" if driver == "psycopg2" else "wait()", driver)
     waiters[id(conn)] = weakref.ref(getcurrent())
 
 
@@ -52,11 +53,9 @@ def waiter_of(conn: Any) -> Any:
     return waiter if waiter is not None and _root(waiter) is _root(getcurrent()) else None
 
 
-def in_use_error(what: str) -> Exception:
-    """Return the exception to raise when *what* is called on a connection that another greenlet uses."""
-    import psycopg2
-
-    error: Exception = psycopg2.ProgrammingError(
+def in_use_error(what: str, driver: str = "psycopg2") -> Exception:
+    """Return the exception to raise when *what* is called on a connection of *driver*'s that another greenlet uses."""
+    error: Exception = importlib.import_module(driver).ProgrammingError(
         # psycopg2's own words, and the reason.
         f"{what} cannot be used while an asynchronous query is underway:"
         " another greenlet executes a query on this connection"

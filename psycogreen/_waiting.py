@@ -1,9 +1,11 @@
 """One wait through the hub's public functions, or in ``poll(2)`` where a thread has no hub."""
 
+import contextlib
 import threading
 import time
 from typing import Any
 
+from psycogreen import _waiters
 from psycogreen._adapter import Adapter
 
 # psycopg2.extensions.POLL_*, written out so that psycogreen imports without psycopg2.
@@ -12,6 +14,12 @@ POLL_OK, POLL_READ, POLL_WRITE = 0, 1, 2
 # Ready to read or to write, whichever comes first: libpq's documentation of
 # PQflush() asks for that wait. psycopg2 has no name for it.
 POLL_READWRITE = 4
+
+# These states for the numbers in which psycopg 3 says what it waits for.
+_STATES = {1: POLL_READ, 2: POLL_WRITE, 3: POLL_READWRITE}
+
+# Seconds for which a greenlet whose data is always there may keep the others waiting.
+TIME_SLICE = 0.005
 
 # psycopg2.extensions.TRANSACTION_STATUS_ACTIVE.
 TRANSACTION_ACTIVE = 1
@@ -77,6 +85,88 @@ def is_ready(poller: Any, fd: int, state: int) -> bool:
     """Ask *poller*, a new ``select.poll`` object, whether *fd* is ready for *state* now."""
     poller.register(fd, _EVENTS[state])
     return bool(poller.poll(0))
+
+
+def wait_ready(adapter: Adapter, fd: int, events: int, seconds: float | None) -> int:
+    """Wait until *fd* is ready; return the events for which it is, of *events*.
+
+    Events are psycopg 3's numbers: 1 to read, 2 to write, 3 both. Where a wait began,
+    0 means that nothing is ready yet: the caller may have to wait again.
+
+    Args:
+        adapter: The coroutine library.
+        fd: The descriptor.
+        events: Wait until one of these is there.
+        seconds: The longest wait; None is no limit.
+    """
+    if events != POLL_READ or seconds is not None:
+        ready = _ready_events(adapter, fd, events)
+        if ready:
+            end_time_slice(adapter)
+            return ready
+    state = _STATES[events]
+    if adapter.current() is None:
+        with contextlib.suppress(TimeoutError):
+            wait_in_thread(adapter, fd, state, seconds)
+    elif seconds is None:
+        _wait_in_hub(adapter, fd, state)
+    elif seconds <= 0:
+        adapter.pause()
+    else:
+        limit = adapter.timeout(seconds)
+        try:
+            with limit:
+                _wait_in_hub(adapter, fd, state)
+        except BaseException as exc:
+            if exc is not limit:
+                raise
+    _slices.begun = time.monotonic()
+    return POLL_READ if events == POLL_READ and seconds is None else _ready_events(adapter, fd, events)
+
+
+def _wait_in_hub(adapter: Adapter, fd: int, state: int) -> None:
+    if state == POLL_READ:
+        adapter.wait_read(fd, None)
+    elif state == POLL_WRITE:
+        adapter.wait_write(fd, None)
+    else:
+        adapter.wait_readwrite(fd, None)
+
+
+def _ready_events(adapter: Adapter, fd: int, events: int) -> int:
+    poller = adapter.poll()
+    poller.register(fd, _EVENTS[_STATES[events]])
+    for _, bits in poller.poll(0):
+        # Both if the socket is broken: libpq then says what is wrong with it.
+        return (bits & 1 and POLL_READ) | (bits & 4 and POLL_WRITE) or events
+    return 0
+
+
+class _Slices(threading.local):
+    begun = 0.0
+
+
+# When the greenlet that runs in this thread began to run: about when a wait last ended.
+_slices = _Slices()
+
+
+def end_time_slice(adapter: Adapter) -> None:
+    """Let others run if the running greenlet had no need to wait for TIME_SLICE."""
+    now = time.monotonic()
+    if now - _slices.begun < TIME_SLICE:
+        return
+    if may_wait(adapter):
+        adapter.pause()
+    _slices.begun = time.monotonic()
+
+
+def may_wait(adapter: Adapter) -> bool:
+    """Return whether the running greenlet may let others run: the hub's own must not."""
+    hub = adapter.current()
+    if hub is None:
+        return False
+    decide = getattr(adapter, "may_wait", None)
+    return bool(decide(hub)) if decide is not None else _waiters.getcurrent() is not adapter.greenlet(hub)
 
 
 _thread = threading.local()

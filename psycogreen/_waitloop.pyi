@@ -1,4 +1,5 @@
 from psycogreen._waiters import waiter_of as waiter_of
+from psycogreen._waitloop_py import generator_wait as generator_wait
 from psycogreen._waitloop_py import wait_callback as wait_callback
 
 implementation: str

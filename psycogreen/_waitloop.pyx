@@ -22,11 +22,14 @@ from libc.errno cimport EBADF, errno
 from libc.stdint cimport uint32_t, uint64_t
 
 from psycogreen import _forks
+from psycogreen._waiting import end_time_slice as end_time_slice_in_hub
 from psycogreen._waiting import park as park_in_hub
+from psycogreen._waiting import wait_ready
 from psycogreen._waiters import in_use_error
 from psycogreen._waiters import replaced_polls as _replaced_polls
 from psycogreen._waiters import waiter_of as pure_waiter_of
 from psycogreen._waiters import waiters
+from psycogreen._waitloop_py import generator_wait as pure_generator_wait
 from psycogreen._waitloop_py import wait_callback as pure_wait_callback
 
 implementation = "cython"
@@ -43,6 +46,11 @@ cdef extern from "greenlet.h":
     PyGreenlet *PyGreenlet_GetParent(PyGreenlet *)
     object PyGreenlet_Switch(PyGreenlet *, PyObject *, PyObject *)
     bint PyGreenlet_ACTIVE(PyGreenlet *)
+
+cdef extern from "Python.h":
+    int PYGEN_RETURN
+    # Its result is a new reference: what the generator yielded or returned.
+    int PyIter_Send(object, object, PyObject **) except -1
 
 cdef enum:
     POLL_OK = 0
@@ -294,3 +302,89 @@ def wait_callback(adapter):
         return functools.update_wrapper(wait, stub)
 
     return decorate
+
+
+cdef object run_in_reactor(adapter, conn, generator, Reactor reactor, Socket sock, bint direct, bint *waiting):
+    """Run *generator*; return what it returns. Set *waiting* while an exception is not the generator's."""
+    cdef PyObject *answer
+    cdef bint woken = False
+    cdef int status, events, now, fd = conn.pgconn.socket
+    ready = None
+    if sock.fd != fd or not reactor.is_armed(sock):
+        if reactor.is_armed(sock):
+            reactor.disarm(sock.fd)
+        sock.fd = fd
+    while True:
+        status = PyIter_Send(generator, ready, &answer)
+        result = <object>answer
+        Py_XDECREF(answer)
+        waiting[0] = True
+        if status == PYGEN_RETURN:
+            if not woken and not reactor.has_time():
+                reactor.end_time_slice()
+            return result
+        events = result
+        if woken:
+            reactor.ask_poller = True
+        now = ready_events(fd, events) if woken or events != POLL_READ else 0
+        if now and reactor.has_time():
+            ready = now
+            waiting[0] = False
+            continue
+        if events == POLL_READ and (reactor.is_armed(sock) or reactor.arm(sock, fd)):
+            reactor.park(sock, direct)
+            ready = events
+        elif now:
+            reactor.end_time_slice()
+            ready = now
+        else:
+            ready = wait_ready(adapter, fd, events, None)
+        woken = True
+        if reactor.forks != forks:
+            _forks.abandon(adapter, conn)  # a copy, in a child process: the socket is the parent's
+        waiting[0] = False
+
+
+def generator_wait(adapter, interrupted):
+    """Make the function that waits for a generator of psycopg 3's; see ``_waitloop_py.py``."""
+    wait_in_hub = pure_generator_wait(adapter, interrupted)
+    if not hasattr(adapter, "watch"):
+        return wait_in_hub
+    greenlet_type = getattr(adapter, "greenlet_type", None)
+
+    def wait(conn, generator, interval=None, timeout=None, ended=TimeoutError):
+        cdef Reactor reactor
+        cdef Socket sock = None
+        cdef bint direct = False, waiting = False
+        if interval is not None or timeout is not None:
+            return wait_in_hub(conn, generator, interval, timeout, ended)
+        me = current_greenlet()
+        reactor = reactor_for(adapter, greenlet_type, me, &direct)
+        if reactor is not None:
+            sock = reactor.socket(conn)
+            if sock is None:
+                sock = reactor.adopt(conn)
+                if sock is not None:
+                    sock.connecting = False
+                    sock.fd_stable = True
+        if sock is None:
+            return wait_in_hub(conn, generator)
+        if sock.waiter is not None and sock.waiter is not me:
+            raise in_use_error("wait()", "psycopg")
+        sock.waiter = me
+        try:
+            return run_in_reactor(adapter, conn, generator, reactor, sock, direct, &waiting)
+        except BaseException as exc:
+            if reactor.forks != forks:
+                _forks.disconnect(conn)
+                raise
+            if waiting or not isinstance(exc, Exception):
+                # The connection may be closed now, and another file may get the descriptor.
+                if reactor.is_armed(sock):
+                    reactor.disarm(sock.fd)
+                interrupted(conn, exc)
+            raise
+        finally:
+            sock.waiter = None
+
+    return wait

@@ -5,15 +5,16 @@ takes its place where that one was not built.
 """
 
 import functools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
 from typing import Any
 
 from psycogreen import _forks
 from psycogreen._adapter import Adapter
 from psycogreen._waiters import add_waiter, waiter_of, waiters
-from psycogreen._waiting import POLL_OK, POLL_READ, TRANSACTION_ACTIVE, park
+from psycogreen._waiting import POLL_OK, POLL_READ, TRANSACTION_ACTIVE, end_time_slice, park, wait_ready
 
-__all__ = ["implementation", "poller", "waiter_of", "wait_callback"]
+__all__ = ["generator_wait", "implementation", "poller", "waiter_of", "wait_callback"]
 
 implementation = "python"
 poller: str | None = None  # it has no reactor
@@ -68,3 +69,69 @@ def wait_callback(adapter: Adapter) -> Callable[[Callable[..., None]], Callable[
         return functools.update_wrapper(wait, stub)
 
     return decorate
+
+
+def generator_wait(adapter: Adapter, interrupted: Callable[[Any, BaseException], None]) -> Callable[..., Any]:
+    """Make the function that waits for a generator of psycopg 3's.
+
+    Args:
+        adapter: The coroutine library.
+        interrupted: Is called with the connection and the exception, before that exception ends a
+            wait at which the generator has not come to its end.
+    """
+
+    def wait(
+        conn: Any,
+        generator: Generator[int, int | None, Any],
+        interval: float | None = None,
+        timeout: float | None = None,
+        ended: type[Exception] = TimeoutError,
+    ) -> Any:
+        """Run *generator*, which yields what to wait for on the socket of *conn*; return what it returns.
+
+        Args:
+            conn: The connection.
+            generator: The generator.
+            interval: After so many seconds, *generator* gets a 0, although nothing is ready.
+            timeout: The seconds after which to raise *ended*.
+            ended: An exception.
+        """
+        fd = conn.pgconn.socket
+        key = id(conn)
+        begun = _forks.current()
+        add_waiter(conn, "psycopg")
+        # Whether an exception was raised here, and not by the generator.
+        waiting = False
+        seconds = interval
+        deadline = None if timeout is None else time.monotonic() + timeout
+        ready = None
+        try:
+            while True:
+                try:
+                    events = generator.send(ready)
+                except StopIteration as exc:
+                    result = exc.value
+                    break
+                waiting = True
+                if deadline is not None:
+                    left = max(0.0, deadline - time.monotonic())
+                    seconds = left if interval is None else min(interval, left)
+                ready = wait_ready(adapter, fd, events, seconds)
+                if _forks.count != begun and _forks.is_copy(begun):
+                    _forks.abandon(adapter, conn)
+                waiting = False
+                if deadline is not None and not ready and time.monotonic() >= deadline:
+                    raise ended
+            waiting = True
+            end_time_slice(adapter)
+            return result
+        except BaseException as exc:
+            if _forks.is_copy(begun):
+                _forks.disconnect(conn)
+            elif waiting or not isinstance(exc, Exception):
+                interrupted(conn, exc)
+            raise
+        finally:
+            waiters.pop(key, None)
+
+    return wait

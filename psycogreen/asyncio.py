@@ -16,7 +16,7 @@ import functools
 import os
 import select
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 try:
@@ -25,8 +25,8 @@ try:
 except ImportError as exc:
     raise ImportError("psycogreen.asyncio needs greenlet: pip install psycogreen[asyncio]") from exc
 
+from psycogreen._drivers import make_green
 from psycogreen._implementation import wait_callback
-from psycogreen._psycopg2.activate import register
 from psycogreen._waiting import LOOK_AGAIN, POLL_READ, POLL_READWRITE, POLL_WRITE, is_ready
 
 __all__ = ["asyncio_wait_callback", "make_psycopg_green", "patch_psycopg", "spawn"]
@@ -122,7 +122,7 @@ class _LoopState:
             wakeup.abandon(self)
         for spawned in list(self.spawned):
             self._end_one(spawned)
-        cancel: Any = sys.modules.get("psycogreen._psycopg2.cancel")
+        cancel: Any = sys.modules.get("psycogreen._cancel")
         if cancel is not None:
             cancel.finish_left_to(self)
         for waiting in list(self.waiting):
@@ -604,7 +604,9 @@ def asyncio_wait_callback(conn: Any, timeout: float | None = None) -> None:
     """
 
 
-def make_psycopg_green(*, connections: bool = True, cancel: bool = True, timeout: float | None = None) -> None:
+def make_psycopg_green(
+    *, connections: bool = True, cancel: bool = True, timeout: float | None = None, drivers: Iterable[str] | None = None
+) -> None:
     """Make psycopg2 cooperate with asyncio, for the whole process.
 
     From then on, code that calls psycopg2 in a thread with a running event loop must
@@ -624,7 +626,7 @@ def make_psycopg_green(*, connections: bool = True, cancel: bool = True, timeout
         ImportError: psycopg2 is not installed, is older than 2.9, or has no wait callbacks.
         TypeError, ValueError: An option is not what it should be.
     """
-    register(asyncio_wait_callback, _adapter, connections, cancel, timeout)
+    make_green(asyncio_wait_callback, _adapter, connections, cancel, timeout, drivers)
 
 
 patch_psycopg = make_psycopg_green

@@ -10,7 +10,7 @@ import sys
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import eventlet
@@ -21,8 +21,8 @@ import eventlet.tpool
 import greenlet
 
 from psycogreen import _forks
+from psycogreen._drivers import make_green
 from psycogreen._implementation import wait_callback
-from psycogreen._psycopg2.activate import register
 from psycogreen._waiting import LOOK_AGAIN, POLL_READ, POLL_WRITE, is_ready
 
 __all__ = ["eventlet_wait_callback", "make_psycopg_green", "patch_psycopg"]
@@ -348,7 +348,9 @@ def eventlet_wait_callback(conn: Any, timeout: float = -1) -> None:
     """
 
 
-def make_psycopg_green(*, connections: bool = True, cancel: bool = True, timeout: float | None = None) -> None:
+def make_psycopg_green(
+    *, connections: bool = True, cancel: bool = True, timeout: float | None = None, drivers: Iterable[str] | None = None
+) -> None:
     """Make psycopg2 cooperate with eventlet, for the whole process.
 
     Undo it with ``psycopg2.extensions.set_wait_callback(None)``.
@@ -367,7 +369,7 @@ def make_psycopg_green(*, connections: bool = True, cancel: bool = True, timeout
         ImportError: psycopg2 is not installed, is older than 2.9, or has no wait callbacks.
         TypeError, ValueError: An option is not what it should be.
     """
-    register(eventlet_wait_callback, _adapter, connections, cancel, timeout)
+    make_green(eventlet_wait_callback, _adapter, connections, cancel, timeout, drivers)
     # Otherwise a later eventlet.monkey_patch() would register eventlet's own callback.
     eventlet.patcher.already_patched["psycopg"] = True
 

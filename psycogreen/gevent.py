@@ -1,7 +1,7 @@
 """psycopg2 on gevent."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gevent
@@ -11,8 +11,8 @@ from gevent._hub_local import get_hub_if_exists
 from gevent.exceptions import InvalidSwitchError
 from gevent.socket import wait_read, wait_readwrite, wait_write
 
+from psycogreen._drivers import make_green
 from psycogreen._implementation import wait_callback
-from psycogreen._psycopg2.activate import register
 from psycogreen._waiting import POLL_READ
 
 __all__ = ["gevent_wait_callback", "make_psycopg_green", "patch_psycopg"]
@@ -148,7 +148,9 @@ def gevent_wait_callback(conn: Any, timeout: float | None = None) -> None:
     """
 
 
-def make_psycopg_green(*, connections: bool = True, cancel: bool = True, timeout: float | None = None) -> None:
+def make_psycopg_green(
+    *, connections: bool = True, cancel: bool = True, timeout: float | None = None, drivers: Iterable[str] | None = None
+) -> None:
     """Make psycopg2 cooperate with gevent, for the whole process.
 
     Undo it with ``psycopg2.extensions.set_wait_callback(None)``.
@@ -167,7 +169,7 @@ def make_psycopg_green(*, connections: bool = True, cancel: bool = True, timeout
         ImportError: psycopg2 is not installed, is older than 2.9, or has no wait callbacks.
         TypeError, ValueError: An option is not what it should be.
     """
-    register(gevent_wait_callback, _adapter, connections, cancel, timeout)
+    make_green(gevent_wait_callback, _adapter, connections, cancel, timeout, drivers)
 
 
 patch_psycopg = make_psycopg_green

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from hubs.contract import Hub
 
-from psycogreen._psycopg2 import cancel
+from psycogreen import _cancel
+from psycogreen._libpq import libpq
 
 
 @pytest.fixture
@@ -24,8 +25,8 @@ def stuck(monkeypatch: Any) -> Any:
         lock.release()
         return 1
 
-    monkeypatch.setattr(cancel, "_can_request", lambda: False)
-    monkeypatch.setattr(cancel, "_blocking", lambda: (lambda pgconn: next(keys), ask, freed.append))
+    monkeypatch.setattr(_cancel, "_can_request", lambda library: False)
+    monkeypatch.setattr(_cancel, "_blocking", lambda library: (lambda pgconn: next(keys), ask, freed.append))
     yield asked, freed
     if lock.locked():
         lock.release()
@@ -35,16 +36,16 @@ def test_requests_wait_for_a_thread_and_are_given_up_in_time(
     hub: Hub, connect: Any, stuck: Any, monkeypatch: Any
 ) -> None:
     asked, freed = stuck
-    monkeypatch.setattr(cancel, "CANCEL_TIMEOUT", 0.3)
+    monkeypatch.setattr(_cancel, "CANCEL_TIMEOUT", 0.3)
     connection = connect()
     adapter = connection._green_adapter
 
     def abandon() -> None:
         for _ in range(50):
-            cancel._finish_in_background(cancel._Request(connection, adapter), adapter)
+            _cancel._finish_in_background(_cancel.CancelRequest(adapter, libpq(), connection.pgconn_ptr))
 
     hub.run(abandon)
-    hub.wait_until(lambda: not cancel._pending)
-    assert len(asked) == cancel.MAX_THREADS
-    assert len(freed) == 50 - cancel.MAX_THREADS  # those that no thread has taken
-    assert not cancel._jobs
+    hub.wait_until(lambda: not _cancel._pending)
+    assert len(asked) == _cancel.MAX_THREADS
+    assert len(freed) == 50 - _cancel.MAX_THREADS  # those that no thread has taken
+    assert not _cancel._jobs

@@ -24,6 +24,7 @@ from support.server_state import Observer
 from support.tickers import clock
 from support.waiting import wait_until
 
+from psycogreen import _cancel
 from psycogreen._psycopg2 import cancel
 
 pytestmark = [pytest.mark.hub, pytest.mark.libpq, pytest.mark.timeout(60)]
@@ -68,7 +69,7 @@ def query(observer: Observer) -> Iterator[str]:
 def libpq(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the test with the cancel functions of libpq 17, and with those of older versions."""
     if request.param == "older":
-        monkeypatch.setattr(cancel, "_can_request", lambda: False)
+        monkeypatch.setattr(_cancel, "_can_request", lambda library: False)
 
 
 def start(hub: Hub, executing: Any, conns: list[Any], query: str) -> list[Any]:
@@ -120,7 +121,7 @@ def test_fifty_kills_end_fifty_queries(
     assert all(conn.closed for conn in conns)
     hub.wait_until(lambda: not executing(query), timeout=10)
     assert time.monotonic() - began < 1
-    hub.wait_until(lambda: not cancel._pending, timeout=1)
+    hub.wait_until(lambda: not _cancel._pending, timeout=1)
     del conns, tasks
     leaks.check()
 
@@ -129,7 +130,7 @@ def test_fifty_kills_end_fifty_queries(
 def test_kills_return_at_once_with_the_network_cut(
     hub: Hub, query: str, executing: Any, proxy: Proxy, monkeypatch: Any, capfd: Any, full: bool
 ) -> None:
-    monkeypatch.setattr(cancel, "CANCEL_TIMEOUT", 0.5)
+    monkeypatch.setattr(_cancel, "CANCEL_TIMEOUT", 0.5)
     conns = [psycopg2.connect(proxy.dsn) for _ in range(20)]
     tasks = start(hub, executing, conns, query)
     leaks = Leaks(hub)
@@ -145,8 +146,8 @@ def test_kills_return_at_once_with_the_network_cut(
             with pytest.raises(Killed):
                 task.wait()
         assert all(conn.closed for conn in conns)
-        assert cancel._pending
-        hub.wait_until(lambda: not cancel._pending, timeout=5)
+        assert _cancel._pending
+        hub.wait_until(lambda: not _cancel._pending, timeout=5)
     assert ticker.longest_gap < AT_ONCE
     del tasks
     conns.clear()
@@ -227,7 +228,7 @@ def test_cancel_leaves_the_connection_usable(hub: Hub, query: str, connect: Any,
         assert cursor.fetchone() == (1,)
         conn.rollback()
     leaks.check()
-    assert not cancel._pending
+    assert not _cancel._pending
 
 
 @pytest.mark.usefixtures("libpq")

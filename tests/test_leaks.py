@@ -13,7 +13,7 @@ from psycopg2.extensions import set_wait_callback
 from support.leaks import descriptors
 from support.server_state import in_query
 
-from psycogreen._psycopg2 import cancel
+from psycogreen import _cancel
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(200)]
 
@@ -29,7 +29,7 @@ class Killed(Exception):
 
 
 def counts(hub):
-    hub.wait_until(lambda: not cancel._pending)
+    hub.wait_until(lambda: not _cancel._pending)
     for _ in range(3):
         hub.sleep(0.05)
         if NAME == "eventlet":

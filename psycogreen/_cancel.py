@@ -1,0 +1,320 @@
+"""Asking the server to cancel a query, without stopping the hub.
+
+libpq 17 and later have non-blocking functions for the request, and encrypt it if
+the connection is encrypted (libpq's documentation, "Canceling Queries in Progress").
+An older libpq can only block: then a native thread makes the request.
+"""
+
+import atexit
+import collections
+import contextlib
+import ctypes
+import functools
+import os
+import time
+from collections.abc import Callable, Generator, Iterable
+from ctypes import c_char_p, c_int, c_void_p
+from typing import Any
+
+import greenlet
+
+from psycogreen import _forks, _waiters
+from psycogreen._adapter import Adapter
+from psycogreen._waiting import POLL_READ, POLL_WRITE, wait_in_thread
+
+# Seconds that a request in the background may take.
+CANCEL_TIMEOUT = 10.0
+# Seconds for which requests in the background may delay the end of the process.
+CANCEL_TIMEOUT_AT_EXIT = 1.0
+
+# The most native threads that make requests where libpq can only block. While the
+# server is out of reach, each request takes minutes; further ones wait for a thread.
+MAX_THREADS = 8
+
+# The requests for the native threads, and one object for each of those threads.
+_jobs: collections.deque[Callable[[], None]] = collections.deque()
+_workers: set[object] = set()
+
+# PGRES_POLLING_OK. PGRES_POLLING_READING and PGRES_POLLING_WRITING equal POLL_READ
+# and POLL_WRITE.
+_DONE = 3
+
+# The waits of a request: for each a descriptor, and POLL_READ or POLL_WRITE.
+_Steps = Generator[tuple[int, int], None, None]
+
+# A function that does one of these waits: descriptor, state, seconds.
+_Wait = Callable[[int, int, float | None], None]
+
+# The requests in the background.
+_pending: set["CancelRequest"] = set()
+
+
+class CancelError(Exception):
+    """The server could not be asked."""
+
+
+def cancel(request: "CancelRequest", blocking: bool = False) -> None:
+    """Wait until the server has *request*.
+
+    The hub's own greenlet can't wait: called there, this leaves *request* to the
+    background.
+
+    Args:
+        request: The request.
+        blocking: Stop the thread meanwhile, although it has a hub.
+
+    Raises:
+        CancelError: The server could not be asked.
+    """
+    adapter = request.adapter
+    current = adapter.current()
+    if current is None or blocking:
+        request.finish(functools.partial(wait_in_thread, adapter), None)
+    elif _waiters.getcurrent() is adapter.greenlet(current):
+        _finish_in_background(request)
+    else:
+        request.finish(adapter.wait, None)
+
+
+def cancel_in_background(request: "CancelRequest", fd: int) -> None:
+    """Let *request* be finished in the background; a failure is not reported.
+
+    Args:
+        request: The request.
+        fd: The descriptor of the connection. Afterwards, the connection can only be closed.
+    """
+    with contextlib.suppress(OSError):
+        request.take_socket(fd)
+    _finish_in_background(request)
+
+
+def _finish_in_background(request: "CancelRequest") -> None:
+    """Let a greenlet of this thread's hub finish *request*, or a native thread if that can't be."""
+    _pending.add(request)
+    adapter = request.adapter
+    current = adapter.current()
+    if current is not None and isinstance(adapter.greenlet(current), greenlet.greenlet):
+        request.left_to = current
+        # The hub starts the greenlet, so the greenlet returns to the hub.
+        adapter.call_soon(current, lambda: greenlet.greenlet(_finish).switch(request, adapter.wait, CANCEL_TIMEOUT))
+    else:
+        adapter.start_thread(_finish, request, functools.partial(wait_in_thread, adapter), CANCEL_TIMEOUT)
+
+
+def _finish(request: "CancelRequest", wait: _Wait, seconds: float) -> None:
+    try:
+        request.finish(wait, seconds)
+    except (CancelError, OSError):
+        pass
+    finally:
+        _pending.discard(request)
+
+
+@atexit.register
+def _finish_all() -> None:
+    """Finish the requests in the background: after Ctrl-C, for example, the hub does not run again."""
+    # A child process leaves its parent's requests alone.
+    pending = [request for request in _pending if not _forks.is_copy(request.process)]
+    deadline = _finish_here(request for request in pending if request.left_to is not None)
+    for request in pending:
+        while request in _pending and time.monotonic() < deadline:
+            request.adapter.poll().poll(5)
+
+
+def finish_left_to(current: Any) -> None:
+    """Finish the requests that were left to the hub *current*, which is about to end."""
+    _finish_here(request for request in list(_pending) if request.left_to is current)
+
+
+def _finish_here(requests: Iterable["CancelRequest"]) -> float:
+    """Finish *requests* in this thread; return the deadline, by time.monotonic(), for all requests."""
+    deadline = time.monotonic() + CANCEL_TIMEOUT_AT_EXIT
+    for request in requests:
+        _finish(request, functools.partial(wait_in_thread, request.adapter), deadline - time.monotonic())
+    return deadline
+
+
+class CancelRequest:
+    """One request to cancel a query."""
+
+    def __init__(self, adapter: Adapter, library: ctypes.PyDLL, pgconn: int) -> None:
+        """Copy the cancel key of a connection and start the request.
+
+        Args:
+            adapter: The coroutine library.
+            library: The driver's libpq.
+            pgconn: The ``PGconn *`` of the connection. The request refers to neither afterwards.
+
+        Raises:
+            CancelError: The request failed at once.
+            OSError: No descriptor is free.
+            RuntimeError: No thread can be started.
+        """
+        self.adapter = adapter
+        self.process = _forks.current()
+        self.left_to: Any = None  # the hub that finishes the request, or None for a native thread
+        if _can_request(library):
+            self._steps = _steps(library, pgconn)
+        else:
+            self._steps = _steps_of_thread(adapter, library, pgconn)
+        self._awaited: tuple[int, int] | None = next(self._steps)
+        self._socket = -1
+
+    def take_socket(self, fd: int) -> None:
+        """Keep the connection to the server open until the request is finished, although libpq closes *fd*.
+
+        PgBouncer forgets a client whose connection is closed. It could not find the
+        query of the request any more, and the query would run on.
+
+        Raises:
+            OSError: No descriptor is free.
+        """
+        nothing = os.open(os.devnull, os.O_RDWR)
+        try:
+            self._socket = os.dup(fd)
+            # libpq's Terminate message goes to /dev/null.
+            os.dup2(nothing, fd, inheritable=False)
+        finally:
+            os.close(nothing)
+
+    def fileno(self) -> int:
+        """Return the descriptor that the request waits for."""
+        return self._awaited[0] if self._awaited else -1
+
+    def finish(self, wait: _Wait, seconds: float | None) -> None:
+        """Wait until the server has the request.
+
+        Raises:
+            CancelError: The request failed.
+            TimeoutError: The request took longer than *seconds*; None is no limit.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        try:
+            while self._awaited:
+                wait(*self._awaited, None if deadline is None else max(0, deadline - time.monotonic()))
+                _forks.stop_copy(self.process, self.adapter, self)
+                self._awaited = next(self._steps, None)
+        finally:
+            self._steps.close()
+            if self._socket >= 0:
+                os.close(self._socket)
+                self._socket = -1
+
+
+def _can_request(library: ctypes.PyDLL) -> bool:
+    """Return whether libpq has the non-blocking functions, as version 17 and later do."""
+    return hasattr(library, "PQcancelCreate")
+
+
+def _steps(library: ctypes.PyDLL, pgconn: int) -> _Steps:
+    pq = _nonblocking(library)
+    request = pq.PQcancelCreate(pgconn)
+    try:
+        state = POLL_WRITE if pq.PQcancelStart(request) else None
+        while state in (POLL_READ, POLL_WRITE):
+            yield pq.PQcancelSocket(request), state
+            state = pq.PQcancelPoll(request)
+        if state != _DONE:
+            raise CancelError(pq.PQcancelErrorMessage(request).decode(errors="replace"))
+    finally:
+        pq.PQcancelFinish(request)
+
+
+@functools.cache
+def _nonblocking(library: ctypes.PyDLL) -> Any:
+    for name, result in {
+        "PQcancelCreate": c_void_p,
+        "PQcancelStart": c_int,
+        "PQcancelPoll": c_int,
+        "PQcancelSocket": c_int,
+        "PQcancelErrorMessage": c_char_p,
+        "PQcancelFinish": None,
+    }.items():
+        function = getattr(library, name)
+        function.restype = result
+        function.argtypes = [c_void_p]
+    return library
+
+
+def _steps_of_thread(adapter: Adapter, library: ctypes.PyDLL, pgconn: int) -> _Steps:
+    get_cancel, cancel, free_cancel = _blocking(library)
+    key = get_cancel(pgconn)
+    ended, end = os.pipe()
+    errors: list[str] = []
+
+    def free() -> None:
+        free_cancel(key)
+        os.close(end)
+
+    def ask() -> None:
+        message = ctypes.create_string_buffer(256)
+        try:
+            if not cancel(key, message, len(message)):
+                errors.append(message.value.decode(errors="replace"))
+        finally:
+            free()
+
+    try:
+        _jobs.append(ask)
+        try:
+            _start_worker(adapter)
+            yield ended, POLL_READ
+        finally:
+            # *ask* is still there if no thread could be started, or if the request ended before its turn.
+            try:
+                _jobs.remove(ask)
+            except ValueError:
+                pass
+            else:
+                free()
+    finally:
+        os.close(ended)
+    if errors:
+        raise CancelError(errors[0])
+
+
+def _start_worker(adapter: Adapter) -> None:
+    """Start a native thread for the jobs, unless MAX_THREADS run already."""
+    if len(_workers) < MAX_THREADS:
+        worker = object()
+        _workers.add(worker)
+        try:
+            adapter.start_thread(_work, worker)
+        except BaseException:
+            _workers.discard(worker)
+            if not _workers:
+                raise
+
+
+def _work(worker: object) -> None:
+    # Without a lock, because monkey-patching may have replaced it by the hub's. A
+    # greenlet appends its job before it counts the threads. A thread looks for jobs
+    # once more after it has left the count. So no job stays without a thread.
+    try:
+        while _jobs:
+            while _jobs:
+                with contextlib.suppress(IndexError, OSError):
+                    _jobs.popleft()()
+            _workers.discard(worker)
+            if _jobs:
+                _workers.add(worker)
+    finally:
+        _workers.discard(worker)
+
+
+def _forget_threads() -> None:
+    _jobs.clear()
+    _workers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
+
+
+@functools.cache
+def _blocking(library: ctypes.PyDLL) -> tuple[Any, Any, Any]:
+    # A CFUNCTYPE releases the GIL for the call; the functions of a PyDLL keep it.
+    get_cancel = ctypes.PYFUNCTYPE(c_void_p, c_void_p)(("PQgetCancel", library))
+    cancel = ctypes.CFUNCTYPE(c_int, c_void_p, c_char_p, c_int)(("PQcancel", library))
+    free_cancel = ctypes.PYFUNCTYPE(None, c_void_p)(("PQfreeCancel", library))
+    return get_cancel, cancel, free_cancel

@@ -1,0 +1,52 @@
+"""Which of the drivers become green."""
+
+import importlib.util
+from collections.abc import Callable, Iterable
+
+from psycogreen._adapter import Adapter
+
+_DRIVERS = ("psycopg2", "psycopg")
+
+
+def make_green(
+    callback: Callable[..., None],
+    adapter: Adapter,
+    connections: bool,
+    cancel: bool,
+    timeout: float | None,
+    drivers: Iterable[str] | None,
+) -> None:
+    """Make the drivers green.
+
+    Args:
+        callback: The wait callback for psycopg2.
+        adapter: The adapter that *callback* uses.
+        connections, cancel, timeout: See the adapters' ``make_psycopg_green()``.
+        drivers: "psycopg2", "psycopg" or both; None for what is installed.
+
+    Raises:
+        ImportError: None of the drivers is installed, or one that *drivers* names is not.
+        ValueError: *drivers* names something else.
+    """
+    wanted = set(_DRIVERS if drivers is None else [drivers] if isinstance(drivers, str) else drivers)
+    if not wanted or not wanted <= set(_DRIVERS):
+        raise ValueError(f"drivers must be 'psycopg2', 'psycopg' or both, not {drivers!r}")
+    if drivers is None and _is_installed("psycopg") and not _is_installed("psycopg2"):
+        wanted = {"psycopg"}
+    if drivers is not None and "psycopg" in wanted and not _is_installed("psycopg"):
+        raise ImportError("psycopg (3) is not installed: install psycopg[binary], or psycopg[c]")
+    if "psycopg2" in wanted:
+        from psycogreen._psycopg2.activate import register
+
+        register(callback, adapter, connections, cancel, timeout)
+    if "psycopg" in wanted:
+        from psycogreen._psycopg3.activate import activate
+
+        activate(adapter, cancel)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:  # a module that somebody put together
+        return True

@@ -1,0 +1,1 @@
+"""What a green psycopg 3 is."""

@@ -1,0 +1,199 @@
+"""What is green of psycopg 3: the functions that take the place of psycopg's own.
+
+psycopg's classes are written in Python, and look up at each call what is replaced
+here. So this reaches connections made before, and users' own classes.
+"""
+
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import psycopg._conninfo_attempts
+import psycopg.connection
+import psycopg.waiting
+from psycopg import Connection, OperationalError, errors
+from psycopg.pq import TransactionStatus
+
+from psycogreen import _waiters
+from psycogreen._adapter import Adapter
+from psycogreen._implementation import generator_wait, waiter_of
+from psycogreen._psycopg3 import cancel as cancelling
+from psycogreen._psycopg3 import connect
+from psycogreen._psycopg3.lock import GreenLock
+
+# What make_green() was told, and the wait function made of it.
+_adapter: Adapter
+_cancel: bool
+_wait: Callable[..., Any]
+
+# Not equal objects but these very ones say that a caller left an argument out.
+_INTERVAL = float("0.1")
+_NO_TIMEOUT: Any = float("inf")
+
+# Seconds for the server to end a query after Ctrl-C; the numbers are psycopg's own.
+_END_QUERY_TIMEOUT = 5.0
+
+# The parameters, in the releases known, of what is replaced.
+_KNOWN: dict[str, set[tuple[str, ...]]] = {
+    "Connection.wait": {("self", "gen", "interval"), ("self", "gen", "interval", "timeout")},
+    "Connection.close": {("self",)},
+    "Connection.cancel": {("self",)},
+    "Copy.finish": {("self", "exc")},
+    "waiting.wait_conn": {("gen", "interval"), ("gen", "interval", "timeout")},
+    "connection.conninfo_attempts": {("params",)},
+    "connection.Lock": set(),
+    "_conninfo_attempts.socket": set(),
+}
+
+
+def make_green(adapter: Adapter, cancel: bool) -> None:
+    """Make psycopg green for *adapter*; see ``activate.py``. A psycopg that is not known is left alone."""
+    global _adapter, _cancel, _wait
+    if getattr(Connection, "_psycogreen", False):
+        _adapter, _cancel, _wait = adapter, cancel, generator_wait(adapter, _interrupted)
+        GreenLock.adapter = adapter
+        return
+    unknown = [name for name, signatures in _KNOWN.items() if not _is_known(name, signatures)]
+    if unknown:
+        warnings.warn(
+            f"psycogreen does not know psycopg {psycopg.__version__} ({', '.join(unknown)}) and leaves it alone:"
+            " it may stop the hub. Use a release from 3.2 to 3.3, or a newer psycogreen",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return
+    _adapter, _cancel, _wait = adapter, cancel, generator_wait(adapter, _interrupted)
+    GreenLock.adapter = adapter
+    replaced: Any = Connection
+    replaced._psycogreen = True
+    replaced.wait, replaced.close, replaced.cancel = wait, close, cancel_query
+    copy: Any = psycopg.Copy
+    copy.finish = finish_copy
+    modules: Any = psycopg
+    modules.waiting.wait_conn = wait_conn
+    modules.connection.conninfo_attempts = conninfo_attempts
+    modules.connection.Lock = GreenLock
+    modules._conninfo_attempts.socket = connect.Resolver(lambda: _adapter)
+
+
+def _is_known(name: str, signatures: set[tuple[str, ...]]) -> bool:
+    found: Any = psycopg
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found is not None and (not signatures or tuple(inspect.signature(found).parameters) in signatures)
+
+
+_close, _cancel_query, _finish_copy = Connection.close, Connection.cancel, psycopg.Copy.finish
+_conninfo_attempts: Any = getattr(psycopg.connection, "conninfo_attempts", None)
+
+
+def wait(self: Any, gen: Any, interval: float = _INTERVAL, timeout: float | None = _NO_TIMEOUT) -> Any:
+    """See psycopg.
+
+    An exception that comes from elsewhere while this waits, such as a kill or a timeout,
+    ends the query in the server and closes the connection.
+    """
+    try:
+        if interval is _INTERVAL and timeout is _NO_TIMEOUT:
+            return _wait(self, gen)
+        if interval is None:
+            raise ValueError("indefinite wait not supported anymore")
+        return _wait(self, gen, interval, None if timeout is _NO_TIMEOUT else timeout, _wait_timeout)
+    except (KeyboardInterrupt, SystemExit):
+        _end_query(self, gen)
+        raise
+
+
+_wait_timeout: Any = getattr(errors, "_WaitTimeout", TimeoutError)
+
+
+def _end_query(conn: Any, gen: Any) -> None:
+    """After Ctrl-C, keep the connection if the server ends the query at once, as psycopg does."""
+    if conn.pgconn.transaction_status != TransactionStatus.ACTIVE:
+        return
+    try:
+        conn._try_cancel(timeout=_END_QUERY_TIMEOUT)
+        _wait(conn, gen, None, _END_QUERY_TIMEOUT)
+    except errors.QueryCanceled:
+        pass
+    except BaseException as exc:
+        conn.pgconn.finish()
+        if not isinstance(exc, Exception):
+            raise
+
+
+def _interrupted(conn: Any, exc: BaseException) -> None:
+    """End the query of *conn*: *exc* is about to end the wait for it."""
+    if isinstance(exc, (KeyboardInterrupt, SystemExit)):
+        return  # wait() looks after it
+    pgconn = conn.pgconn
+    if pgconn.transaction_status == TransactionStatus.ACTIVE:
+        if _cancel:
+            cancelling.cancel_and_abandon(conn, _adapter)
+        pgconn.finish()
+
+
+def close(self: Any) -> None:
+    """See psycopg. A greenlet in a query on the connection gets OperationalError at once."""
+    if self.closed:
+        return
+    while (waiter := waiter_of(self)) is not None:
+        hub = _adapter.current()
+        here = _waiters.getcurrent()
+        if hub is None:
+            break  # a signal handler, called within this thread's wait
+        self._closed = True
+        if here is _adapter.greenlet(hub):
+            _evict(self, waiter)
+            _adapter.call_soon(hub, int)  # wakes a hub that sleeps: *waiter* may have something for it
+            if waiter_of(self) is waiter:  # a greenlet of SQLAlchemy's leaves when its task goes on
+                _adapter.call_soon(hub, self.close)
+                return
+        elif here is waiter:
+            # A signal handler, called within the wait: the hub closes the connection.
+            _adapter.call_soon(hub, self.close)
+            return
+        else:
+            _adapter.call_soon(hub, _evict, self, waiter)
+            _adapter.pause()
+    _close(self)
+
+
+def _evict(conn: Any, waiter: Any) -> None:
+    """Throw *waiter* out of its query. The hub's greenlet calls this."""
+    can_throw_into = getattr(_adapter, "can_throw_into", None)
+    if waiter_of(conn) is waiter and (can_throw_into is None or can_throw_into(_adapter.current(), waiter)):
+        waiter.throw(OperationalError("the connection is closed"))
+
+
+def cancel_query(self: Any) -> None:
+    """See psycopg."""
+    if not self._should_cancel():
+        return
+    try:
+        cancelling.cancel(self, _adapter)
+    except (AttributeError, OSError):
+        _cancel_query(self)
+
+
+def finish_copy(self: Any, exc: BaseException | None) -> None:
+    """See psycopg. Where *exc* has closed the connection, *exc* goes on in the place of another error."""
+    try:
+        _finish_copy(self, exc)
+    except OperationalError:
+        if exc is None or not self.connection.closed:
+            raise
+
+
+def wait_conn(gen: Any, interval: float = 0.0, timeout: float | None = None) -> Any:
+    """See psycopg."""
+    if interval is None:
+        raise ValueError("indefinite wait not supported anymore")
+    return connect.wait_conn(_adapter, gen, interval, timeout)
+
+
+def conninfo_attempts(params: Any) -> Any:
+    """See psycopg."""
+    return _conninfo_attempts(connect.with_service(params))
