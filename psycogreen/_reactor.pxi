@@ -306,7 +306,7 @@ cdef class Reactor:
             return None
         sock.connecting = True
         sock.green = hasattr(conn, "_green_poll")
-        psycopg2_poll = psycopg2_connection().poll
+        psycopg2_poll = psycopg2_connection().poll if sock.green else None
         if sock.green and type(conn)._green_poll is psycopg2_poll and isinstance(conn, psycopg2_connection()):
             sock.poll = function_of(psycopg2_poll)
             # psycopg2's own poll() raises where there is no PGconn any more.

@@ -607,10 +607,10 @@ def asyncio_wait_callback(conn: Any, timeout: float | None = None) -> None:
 def make_psycopg_green(
     *, connections: bool = True, cancel: bool = True, timeout: float | None = None, drivers: Iterable[str] | None = None
 ) -> None:
-    """Make psycopg2 cooperate with asyncio, for the whole process.
+    """Make psycopg2 and psycopg 3 cooperate with asyncio, for the whole process.
 
     From then on, code that calls psycopg2 in a thread with a running event loop must
-    run in `spawn`. Undo it with ``psycopg2.extensions.set_wait_callback(None)``.
+    run in `spawn`. Undo it for psycopg2 with ``psycopg2.extensions.set_wait_callback(None)``.
 
     Args:
         connections: Make ``psycopg2.connect()`` return green connections: no call
@@ -619,11 +619,14 @@ def make_psycopg_green(
             alone.
         cancel: Ask the server to cancel the query of a green connection when an
             exception ends the wait for the query.
-        timeout: Seconds that each single wait for the server may take. Then
+        timeout: Seconds that each single wait of psycopg2 for the server may take. Then
             ``TimeoutError`` is raised, and the connection closes. None is no limit.
+        drivers: "psycopg2", "psycopg" (psycopg 3), or both; psycopg 3 need not be
+            imported yet. None means all that are installed.
 
     Raises:
-        ImportError: psycopg2 is not installed, is older than 2.9, or has no wait callbacks.
+        ImportError: No driver is installed, or not the one that *drivers* names.
+            Or psycopg2 is older than 2.9, or has no wait callbacks.
         TypeError, ValueError: An option is not what it should be.
     """
     make_green(asyncio_wait_callback, _adapter, connections, cancel, timeout, drivers)

@@ -151,9 +151,9 @@ def gevent_wait_callback(conn: Any, timeout: float | None = None) -> None:
 def make_psycopg_green(
     *, connections: bool = True, cancel: bool = True, timeout: float | None = None, drivers: Iterable[str] | None = None
 ) -> None:
-    """Make psycopg2 cooperate with gevent, for the whole process.
+    """Make psycopg2 and psycopg 3 cooperate with gevent, for the whole process.
 
-    Undo it with ``psycopg2.extensions.set_wait_callback(None)``.
+    Undo it for psycopg2 with ``psycopg2.extensions.set_wait_callback(None)``.
 
     Args:
         connections: Make ``psycopg2.connect()`` return green connections: no call
@@ -162,11 +162,14 @@ def make_psycopg_green(
             alone, as release 1.0.2 did.
         cancel: Ask the server to cancel the query of a green connection when an
             exception ends the wait for the query.
-        timeout: Seconds that each single wait for the server may take. Then
+        timeout: Seconds that each single wait of psycopg2 for the server may take. Then
             ``TimeoutError`` is raised, and the connection closes. None is no limit.
+        drivers: "psycopg2", "psycopg" (psycopg 3), or both; psycopg 3 need not be
+            imported yet. None means all that are installed.
 
     Raises:
-        ImportError: psycopg2 is not installed, is older than 2.9, or has no wait callbacks.
+        ImportError: No driver is installed, or not the one that *drivers* names.
+            Or psycopg2 is older than 2.9, or has no wait callbacks.
         TypeError, ValueError: An option is not what it should be.
     """
     make_green(gevent_wait_callback, _adapter, connections, cancel, timeout, drivers)

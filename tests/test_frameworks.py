@@ -12,10 +12,14 @@ from urllib.request import urlopen
 
 import pytest
 from support.network import answers, free_port
+from support.processes import PROGRAMS as PROGRAMS_DIRECTORY
 from support.processes import PYTHON, ROOT, child_environment, run_program, running
 from support.waiting import wait_until
 
 EXAMPLES = ROOT / "examples"
+
+#: For PYTHONPATH: Django then takes psycopg2.
+WITHOUT_PSYCOPG3 = str(PROGRAMS_DIRECTORY / "without_psycopg3")
 
 
 # Programs, and the framework that each needs.
@@ -37,7 +41,7 @@ PROGRAMS = {
 def test_a_program_of_a_framework_succeeds(program: str, dsn: str) -> None:
     """What it does and demands is in its docstring."""
     pytest.importorskip(PROGRAMS[program])
-    run_program(program, DSN=dsn)
+    run_program(program, DSN=dsn, PYTHONPATH=WITHOUT_PSYCOPG3)
 
 
 @pytest.fixture
@@ -117,7 +121,8 @@ def test_the_django_example_overlaps_its_requests(hub: str, libpq_variables: dic
 @pytest.mark.once
 def test_the_django_db_geventpool_example_shares_its_pool(libpq_variables: dict[str, str]) -> None:
     pytest.importorskip("django_db_geventpool")
-    with served("django_db_geventpool", "gevent", libpq_variables) as url, ThreadPoolExecutor(20) as browsers:
+    variables = {**libpq_variables, "PYTHONPATH": WITHOUT_PSYCOPG3}
+    with served("django_db_geventpool", "gevent", variables) as url, ThreadPoolExecutor(20) as browsers:
         # At the first rush the pool opens more than it may: it looks at their number before connecting.
         list(browsers.map(get, [f"{url}/backend"] * 20))
         started = time.monotonic()

@@ -19,11 +19,12 @@ def _libpq() -> ctypes.PyDLL:
         OSError, AttributeError: It can't be reached.
     """
     if pq.__impl__ == "python":
-        from psycopg.pq import _pq_ctypes
+        from psycopg.pq.misc import find_libpq_full_path
 
-        library = ctypes.PyDLL(_pq_ctypes.libname)
+        path: Any = find_libpq_full_path()
     else:
-        library = ctypes.PyDLL(sys.modules[pq.PGconn.__module__].__file__)
+        path = sys.modules[pq.PGconn.__module__].__file__
+    library = ctypes.PyDLL(path)
     if library.PQlibVersion() != pq.version():
         raise OSError("another libpq")
     return library

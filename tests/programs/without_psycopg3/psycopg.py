@@ -1,0 +1,1 @@
+raise ImportError("psycopg 3 is hidden from this program")
