@@ -5,6 +5,7 @@ the connection is encrypted (libpq's documentation, "Canceling Queries in Progre
 An older libpq can only block: then a native thread makes the request.
 """
 
+import _socket
 import atexit
 import collections
 import contextlib
@@ -39,8 +40,13 @@ _workers: set[object] = set()
 # and POLL_WRITE.
 _DONE = 3
 
-# The waits of a request: for each a descriptor, and POLL_READ or POLL_WRITE.
-_Steps = Generator[tuple[int, int], None, None]
+# Seconds to wait for the killed query's end before the first repetition of its
+# request. Each further wait takes twice as long.
+FIRST_REPETITION = 0.05
+
+# The waits of a request: for each a descriptor, and POLL_READ or POLL_WRITE. None
+# means that the server has the request, which then can be repeated.
+_Steps = Generator[tuple[int, int] | None, None, None]
 
 # A function that does one of these waits: descriptor, state, seconds.
 _Wait = Callable[[int, int, float | None], None]
@@ -189,16 +195,43 @@ class CancelRequest:
             TimeoutError: The request took longer than *seconds*; None is no limit.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
+        pause = FIRST_REPETITION
         try:
-            while self._awaited:
-                wait(*self._awaited, None if deadline is None else max(0, deadline - time.monotonic()))
-                _forks.stop_copy(self.process, self.adapter, self)
+            while True:
+                while self._awaited:
+                    wait(*self._awaited, None if deadline is None else max(0, deadline - time.monotonic()))
+                    _forks.stop_copy(self.process, self.adapter, self)
+                    self._awaited = next(self._steps, None)
+                if self._socket < 0 or deadline is None or self._query_ends(wait, pause, deadline):
+                    return
+                pause *= 2
                 self._awaited = next(self._steps, None)
+                if self._awaited is None:
+                    return
         finally:
             self._steps.close()
             if self._socket >= 0:
                 os.close(self._socket)
                 self._socket = -1
+
+    def _query_ends(self, wait: _Wait, seconds: float, deadline: float) -> bool:
+        """Wait until the server says something on the killed connection; return whether all is done.
+
+        A server that has not read the query yet drops the request: its process may lack
+        the CPU. It must be asked again. Where the server waits for more of a message or
+        of a COPY, a request does nothing, but the end of what this side sends does.
+        """
+        sock = _socket.socket(fileno=self._socket)
+        with contextlib.suppress(OSError):
+            sock.shutdown(_socket.SHUT_WR)
+        sock.detach()
+        try:
+            wait(self._socket, POLL_READ, max(0, min(seconds, deadline - time.monotonic())))
+        except TimeoutError:
+            return time.monotonic() >= deadline
+        finally:
+            _forks.stop_copy(self.process, self.adapter, self)
+        return True
 
 
 def _can_request(library: ctypes.PyDLL) -> bool:
@@ -210,12 +243,15 @@ def _steps(library: ctypes.PyDLL, pgconn: int) -> _Steps:
     pq = _nonblocking(library)
     request = pq.PQcancelCreate(pgconn)
     try:
-        state = POLL_WRITE if pq.PQcancelStart(request) else None
-        while state in (POLL_READ, POLL_WRITE):
-            yield pq.PQcancelSocket(request), state
-            state = pq.PQcancelPoll(request)
-        if state != _DONE:
-            raise CancelError(pq.PQcancelErrorMessage(request).decode(errors="replace"))
+        while True:
+            state = POLL_WRITE if pq.PQcancelStart(request) else None
+            while state in (POLL_READ, POLL_WRITE):
+                yield pq.PQcancelSocket(request), state
+                state = pq.PQcancelPoll(request)
+            if state != _DONE:
+                raise CancelError(pq.PQcancelErrorMessage(request).decode(errors="replace"))
+            yield None
+            pq.PQcancelReset(request)
     finally:
         pq.PQcancelFinish(request)
 
@@ -228,6 +264,7 @@ def _nonblocking(library: ctypes.PyDLL) -> Any:
         "PQcancelPoll": c_int,
         "PQcancelSocket": c_int,
         "PQcancelErrorMessage": c_char_p,
+        "PQcancelReset": None,
         "PQcancelFinish": None,
     }.items():
         function = getattr(library, name)

@@ -20,7 +20,7 @@ from support.leaks import descriptors
 from support.network import full_backlog
 from support.postgres import bouncer_program
 from support.processes import running, serving
-from support.server_state import Observer
+from support.server_state import Observer, in_query
 from support.tickers import clock
 from support.waiting import wait_until
 
@@ -124,6 +124,28 @@ def test_fifty_kills_end_fifty_queries(
     hub.wait_until(lambda: not _cancel._pending, timeout=1)
     del conns, tasks
     leaks.check()
+
+
+@pytest.mark.skipif(libpq_version() < 170000, reason="an older libpq asks once")
+def test_a_kill_ends_a_query_that_the_server_has_not_read_yet(
+    hub: Hub, query: str, connect: Any, executing: Any
+) -> None:
+    """The server drops the first request: its process has had no CPU since the query was sent."""
+    conn = connect()
+    backend = conn.info.backend_pid
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        task = hub.spawn(conn.cursor().execute, query)
+        hub.wait_until(lambda: in_query(conn))
+        task.kill(Killed())
+        with pytest.raises(Killed):
+            task.wait()
+        (request,) = _cancel._pending
+        hub.wait_until(lambda: request._awaited is None)
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    hub.wait_until(lambda: not _cancel._pending)
+    hub.wait_until(lambda: not executing(query), timeout=3)
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["silent", "unreachable"])
