@@ -81,6 +81,26 @@ class Adapter(Protocol):
         """
 
 
+class Reader(Protocol):
+    """The waits of one connection in one hub, for the pure loop."""
+
+    #: The greenlet in which the hub runs its callbacks.
+    hub_greenlet: Any
+
+    def wait(self, me: Any) -> None:
+        """Park *me*, the running greenlet and a child of *hub_greenlet*, until the descriptor can be read."""
+
+
+class ReaderAdapter(Adapter, Protocol):
+    """A library in which something kept for a connection makes its next waits cheaper."""
+
+    def reader(self, fd: int) -> Reader | None:
+        """Return what waits for *fd* in the hub of this thread, or None.
+
+        The connection keeps it as long as it keeps *fd*, and may be freed in any thread.
+        """
+
+
 class ReactorAdapter(Adapter, Protocol):
     """A library whose hub can carry the compiled loop's reactor."""
 

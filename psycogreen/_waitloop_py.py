@@ -8,8 +8,9 @@ import functools
 import time
 from collections.abc import Callable, Generator
 from typing import Any
+from weakref import ref
 
-from psycogreen import _forks
+from psycogreen import _forks, _waiters
 from psycogreen._adapter import Adapter
 from psycogreen._waiters import add_waiter, waiter_of, waiters
 from psycogreen._waiting import POLL_OK, POLL_READ, TRANSACTION_ACTIVE, end_time_slice, park, wait_ready
@@ -29,27 +30,51 @@ def wait_callback(adapter: Adapter) -> Callable[[Callable[..., None]], Callable[
 
     def decorate(stub: Callable[..., None]) -> Callable[..., None]:
         (unlimited,) = stub.__defaults__  # type: ignore[misc]
-        current, wait_read = adapter.current, adapter.wait_read
+        make_reader = getattr(adapter, "reader", None)
 
+        # Each line of it runs in each query. Hence local names, and few calls.
         def wait(conn: Any, timeout: Any = unlimited) -> None:
             key = id(conn)
-            begun = _forks.current()
-            add_waiter(conn)
+            begun = _forks.count
+            if begun < 0:
+                begun = _forks.current()
+            me = _waiters.getcurrent()
+            mine = ref(me)
+            if waiters.setdefault(key, mine) is not mine:
+                add_waiter(conn)
             try:
-                # A green connection refuses poll() to others: see there.
-                green = hasattr(conn, "_green_leave_copy")
+                try:
+                    # A green connection refuses poll() to others: see there.
+                    poll, reader = conn._green_poll, conn._green_reader
+                    green = True
+                except AttributeError:
+                    poll, reader = conn.poll, None
+                    green = False
                 if begun and green:
                     _forks.warn_of_inherited(conn)
-                poll = conn._green_poll if green else conn.poll
+                if reader is not None:
+                    hub_greenlet = reader.hub_greenlet
+                    # The greenlet may switch to the hub directly only from right below it, and if it runs.
+                    if me.parent is not hub_greenlet or not hub_greenlet or timeout is not unlimited:
+                        reader = None
                 while True:
                     state = poll()
                     if state == POLL_OK:
-                        if green and conn.get_transaction_status() == TRANSACTION_ACTIVE and conn._green_leave_copy():
-                            poll = conn._green_poll
-                            continue
+                        if green:
+                            if conn.get_transaction_status() == TRANSACTION_ACTIVE and conn._green_leave_copy():
+                                poll = conn._green_poll
+                                continue
+                            if (
+                                reader is None
+                                and make_reader is not None
+                                and me.parent is not None
+                                and timeout is unlimited
+                            ):
+                                # The first wait has ended, and with it the connect: from now on the socket stays.
+                                conn._green_reader = make_reader(conn.fileno())
                         return
-                    if state == POLL_READ and current() is not None:
-                        wait_read(conn.fileno(), timeout)  # what park() does, here at once
+                    if state == POLL_READ and reader is not None:
+                        reader.wait(me)
                     else:
                         park(adapter, conn, state, timeout)
                     if _forks.count != begun and _forks.is_copy(begun):

@@ -76,6 +76,10 @@ class _Eventlet:
         finally:
             os.close(duplicate)
 
+    def reader(self, fd: int) -> "_Reader | None":
+        hub = self.current()
+        return None if hub is None else _Reader(hub, fd)
+
     def wait_write(self, fd: int, timeout: float) -> None:
         self.wait(fd, POLL_WRITE, self.timeout_seconds(timeout))
 
@@ -170,6 +174,33 @@ class _Eventlet:
 
     def stray_switch(self, hub: Any, result: object) -> None:
         pass
+
+
+class _Reader:
+    """What trampoline() does, without what it finds out each time."""
+
+    __slots__ = ("_fd", "_hub", "hub_greenlet")
+
+    def __init__(self, hub: Any, fd: int) -> None:
+        _waker(hub)
+        self._hub = hub
+        self._fd = fd
+        self.hub_greenlet = hub.greenlet
+
+    def wait(self, me: Any) -> None:
+        hub = self._hub
+        own = os.dup(self._fd)  # see wait_read()
+        try:
+            listener = hub.add(hub.READ, own, me.switch, me.throw, None)
+            try:
+                if hasattr(me, "switch_out"):
+                    hub.switch()
+                else:
+                    self.hub_greenlet.switch()
+            finally:
+                hub.remove(listener)
+        finally:
+            os.close(own)
 
 
 class _Watch:

@@ -10,12 +10,17 @@ import gevent.socket
 from gevent._hub_local import get_hub_if_exists
 from gevent.exceptions import InvalidSwitchError
 from gevent.socket import wait_read, wait_readwrite, wait_write
+from greenlet import greenlet
 
 from psycogreen._drivers import make_green
 from psycogreen._implementation import wait_callback
 from psycogreen._waiting import POLL_READ
 
 __all__ = ["gevent_wait_callback", "make_psycopg_green", "patch_psycopg"]
+
+
+# A method bound to a greenlet takes longer to find.
+_switch = greenlet.switch
 
 
 class _Gevent:
@@ -26,6 +31,13 @@ class _Gevent:
     wait_read = staticmethod(wait_read)
     wait_write = staticmethod(wait_write)
     wait_readwrite = staticmethod(wait_readwrite)
+
+    def reader(self, fd: int) -> "_Reader | None":
+        hub = get_hub_if_exists()
+        # Other loops want each watcher closed, which is safe only in their own thread.
+        if hub is None or type(hub.loop).__module__ != "gevent.libev.corecext":
+            return None
+        return _Reader(hub, fd)
 
     def timeout_seconds(self, timeout: float | None) -> float | None:
         return timeout
@@ -99,6 +111,26 @@ class _Select:
         read, write = self._waiting
         # A failed connect is in the third list alone.
         return any(gevent.monkey.get_original("select", "select")(read, write, write, seconds))
+
+
+class _Reader:
+    """A watcher that is kept. To gevent's loop it is no new one, so the loop leaves the kernel's registration alone."""
+
+    __slots__ = ("_watcher", "hub_greenlet")
+
+    def __init__(self, hub: Any, fd: int) -> None:
+        self.hub_greenlet = hub
+        self._watcher = hub.loop.io(fd, 1)
+
+    def wait(self, me: Any) -> None:
+        watcher = self._watcher
+        try:
+            watcher.start(_switch, me, watcher)
+            result = self.hub_greenlet.switch()
+        finally:
+            watcher.stop()
+        if result is not watcher:
+            _adapter.stray_switch(self.hub_greenlet, result)
 
 
 class _Watch:

@@ -96,6 +96,9 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
     # The number of the process that made it, from `_forks`.
     _green_process = 0
 
+    # What the pure loop keeps for this connection: a Reader of the adapter's, or None.
+    _green_reader: Any = None
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         # Not in __init__(), because a user's class may not call it. Not through
         # `self`, because a user's class may have an attribute of that name.
@@ -257,6 +260,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
                 adapter.call_soon(current, self._green_evict, other)
                 _forks.pause(adapter, self)
         super().close()
+        self._green_reader = None  # it keeps the hub
 
     def _green_evict(self, other: Any) -> None:
         """Throw *other* out of its query. Call this in the hub's greenlet."""
