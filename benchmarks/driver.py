@@ -131,12 +131,12 @@ class Client(contextlib.AbstractContextManager):
             command, env=environment(variant, tree), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self.about = self._answer()
-        found = self.about.get("implementation", "blocking")
+        implementation = self.about.get("implementation", "blocking")
         wanted = {"pure": "python", "compiled": "cython"}.get(variant.loop, variant.loop)
-        if found != wanted:
+        if implementation != wanted:
             self.close()
             raise SystemExit(
-                f"{variant}: got the {found} loop of {self.about['psycogreen']}; "
+                f"{variant}: got the {implementation} loop of {self.about['psycogreen']}; "
                 f"is the extension built there? (cd {tree}; {sys.executable} setup.py build_ext --inplace)"
             )
 

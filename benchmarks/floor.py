@@ -76,16 +76,16 @@ def rows(args, dsn):
     for connections in CONNECTIONS:
         # One at a time: the server could not hold thousands of connections.
         rounds = [[measure(what, dsn, args.tree, connections) for what in clients] for _ in range(ROUNDS)]
-        found = {
+        medians = {
             str(what): {key: statistics.median(times[n][key] for times in rounds) for key in ("cpu", "user")}
             for n, what in enumerate(clients)
         }
-        pgbench, blocking = found["pgbench"], found[str(BLOCKING)]
-        found["floor"] = {"cpu": pgbench["cpu"] - pgbench["user"] + blocking["user"], "user": blocking["user"]}
-        for name, each in found.items():
+        pgbench, blocking = medians["pgbench"], medians[str(BLOCKING)]
+        medians["floor"] = {"cpu": pgbench["cpu"] - pgbench["user"] + blocking["user"], "user": blocking["user"]}
+        for name, each in medians.items():
             first.setdefault(name, each["cpu"])
             row = {"variant": name, "connections": connections, **each, "growth": each["cpu"] / first[name]}
-            row["of 1.0.2"] = {hub: each["cpu"] / found[f"{hub} 1.0.2"]["cpu"] for hub in args.hubs}
+            row["of 1.0.2"] = {hub: each["cpu"] / medians[f"{hub} 1.0.2"]["cpu"] for hub in args.hubs}
             yield row
 
 

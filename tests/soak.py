@@ -391,10 +391,10 @@ def main() -> int:
     if options.picture:
         draw(shown.results, options.picture)
     if options.json:
-        found = [
+        results = [
             {"title": each.title, "faults": each.faults, "wrong": each.wrong, **each.state} for each in shown.results
         ]
-        Path(options.json).write_text(json.dumps([{**each, "ledger": None} for each in found], indent=1))
+        Path(options.json).write_text(json.dumps([{**each, "ledger": None} for each in results], indent=1))
     for result in shown.results:
         print(f"{result.title}: {result.all_faults():,} faults: {dict(result.faults)}, {result.state.get('faults')}")
         for each in result.wrong:

@@ -8,7 +8,7 @@ from psycopg2.extensions import POLL_READ
 
 @pytest.mark.core
 @pytest.mark.parametrize("result", [7, -1, 3, None, "garbage", 1.5, object, [], 2**70], ids=repr)
-def test_an_unknown_poll_result_is_refused(result, fake_connection, hub):
+def test_an_unknown_poll_result_raises(result, fake_connection, hub):
     connection = fake_connection(lambda: result)
     with pytest.raises(psycopg2.OperationalError) as caught:
         hub.run(hub.wait_callback, connection)
@@ -17,18 +17,18 @@ def test_an_unknown_poll_result_is_refused(result, fake_connection, hub):
 
 
 @pytest.mark.parametrize("ok", [0, 0.0, False], ids=repr)
-def test_whatever_equals_poll_ok_ends_the_wait(ok, fake_connection, hub):
+def test_a_poll_result_equal_to_poll_ok_ends_the_wait(ok, fake_connection, hub):
     assert hub.run(hub.wait_callback, fake_connection(ok)) is None
 
 
 @pytest.mark.core
 @pytest.mark.parametrize("garbage", [42, None, "connection", object()], ids=["42", "None", "str", "object"])
-def test_what_is_no_connection_is_refused(garbage, hub):
+def test_an_object_that_is_no_connection_raises(garbage, hub):
     with pytest.raises(AttributeError, match="has no attribute 'poll'"):
         hub.run(hub.wait_callback, garbage)
 
 
-def test_a_wrong_number_of_arguments_is_refused(fake_connection, hub):
+def test_a_wrong_number_of_arguments_raises(fake_connection, hub):
     for arguments in (), (fake_connection(), None, 3):
         with pytest.raises(TypeError):
             hub.run(hub.wait_callback, *arguments)
@@ -38,7 +38,7 @@ def test_a_wrong_number_of_arguments_is_refused(fake_connection, hub):
 
 @pytest.mark.skipif(NAME == "eventlet", reason="eventlet itself keeps such a listener for ever")
 @pytest.mark.parametrize("descriptor", [None, "5", -1, 1 << 20])
-def test_a_descriptor_that_is_none_raises_as_in_the_hub(descriptor, hub):
+def test_a_bad_descriptor_raises_as_in_the_hub(descriptor, hub):
     class Connection:
         def poll(self):
             return POLL_READ
@@ -57,7 +57,7 @@ def test_a_descriptor_that_is_none_raises_as_in_the_hub(descriptor, hub):
 
 @pytest.mark.core
 @pytest.mark.parametrize("kind", [psycopg2.OperationalError, ZeroDivisionError, KeyboardInterrupt, SystemExit])
-def test_what_poll_raises_is_passed_on(kind, fake_connection, hub):
+def test_errors_of_poll_are_passed_on(kind, fake_connection, hub):
     error = kind("from poll")
     connection = fake_connection(POLL_READ, error)
     connection.answer()
@@ -68,7 +68,7 @@ def test_what_poll_raises_is_passed_on(kind, fake_connection, hub):
     assert hub.watched() == watched
 
 
-def test_what_fileno_raises_is_passed_on(hub):
+def test_errors_of_fileno_are_passed_on(hub):
     class Connection:
         def poll(self):
             return POLL_READ
@@ -88,5 +88,5 @@ def test_a_close_within_poll_raises(fake_connection, hub):
         hub.run(hub.wait_callback, connection)
 
 
-def test_it_returns_nothing(fake_connection, hub):
+def test_the_callback_returns_none(fake_connection, hub):
     assert hub.run(hub.wait_callback, fake_connection()) is None

@@ -79,12 +79,12 @@ async def test_stop_iteration_becomes_a_runtime_error():
         await spawn(fn)
 
 
-def test_spawn_without_a_loop_is_refused(hub, recwarn):
+def test_spawn_without_a_loop_raises(hub, recwarn):
     with pytest.raises(RuntimeError, match="no running event loop"):
         hub.run_in_thread(lambda: spawn(int).send(None))
 
 
-async def test_context_variables_are_the_tasks(connect):
+async def test_greenlets_use_the_context_of_their_task(connect):
     variable = contextvars.ContextVar("variable", default="unset")
     connection = await spawn(connect)
 
@@ -106,7 +106,7 @@ async def test_context_variables_are_the_tasks(connect):
     assert variable.get() == "unset"
 
 
-async def test_the_loop_keeps_nobodys_context(connect):
+async def test_the_loop_keeps_no_context_alive(connect):
     class Value:
         pass
 
@@ -130,7 +130,7 @@ async def test_no_reference_is_left(dsn, green):
 
     def fn(error):
         connection = psycopg2.connect(dsn, connection_factory=Connection)
-        found.extend([weakref.ref(connection), weakref.ref(greenlet.getcurrent())])
+        references.extend([weakref.ref(connection), weakref.ref(greenlet.getcurrent())])
         query(connection, "SELECT pg_sleep(0.01)")
         if error:
             raise ValueError
@@ -139,18 +139,18 @@ async def test_no_reference_is_left(dsn, green):
     gc.disable()  # a reference cycle counts as a leak too
     try:
         for error in False, True:
-            found = []
+            references = []
             try:
                 await spawn(fn, error)
             except ValueError:
                 pass
             await asyncio.sleep(0)
-            assert [ref() for ref in found] == [None, None]
+            assert [ref() for ref in references] == [None, None]
     finally:
         gc.enable()
 
 
-async def test_a_wait_outside_of_spawn_is_refused(connect, dsn):
+async def test_a_wait_outside_of_spawn_raises(connect, dsn):
     connections = [await spawn(connect) for _ in range(3)]
     await warm(connections[1])
     refused = pytest.raises(RuntimeError, match=r"psycogreen\.asyncio\.spawn\(")
@@ -169,7 +169,7 @@ async def test_a_wait_outside_of_spawn_is_refused(connect, dsn):
     assert not connections[2].autocommit
 
 
-async def test_a_query_that_is_refused_ends_in_the_server(connect, executing):
+async def test_a_query_whose_wait_raises_ends_in_the_server(connect, executing):
     connection = await spawn(connect)
     with pytest.raises(RuntimeError):
         query(connection, "SELECT pg_sleep(50) /* refused */")
@@ -177,7 +177,7 @@ async def test_a_query_that_is_refused_ends_in_the_server(connect, executing):
     await until(lambda: not executing("/* refused */"))
 
 
-async def test_a_coroutine_can_close_what_a_greenlet_uses(connect):
+async def test_a_coroutine_can_close_a_connection_that_a_greenlet_uses(connect):
     connection = await spawn(connect)
     task = asyncio.create_task(spawn(query, connection, "SELECT pg_sleep(20)"))
     await until(lambda: in_query(connection))
@@ -189,7 +189,7 @@ async def test_a_coroutine_can_close_what_a_greenlet_uses(connect):
         await task
 
 
-async def test_a_coroutine_can_cancel_what_a_greenlet_executes(connect, executing):
+async def test_a_coroutine_can_cancel_the_query_of_a_greenlet(connect, executing):
     connection = await spawn(connect)
     task = asyncio.create_task(spawn(query, connection, "SELECT pg_sleep(20) /* to be cancelled */"))
     await until(lambda: executing("/* to be cancelled */"))
@@ -199,7 +199,7 @@ async def test_a_coroutine_can_cancel_what_a_greenlet_executes(connect, executin
     assert not connection.closed
 
 
-async def test_a_thread_without_a_loop_waits_alone(connect):
+async def test_a_thread_without_a_loop_blocks_only_itself(connect):
     connection = await spawn(connect)
     began = time.monotonic()
     waits = asyncio.gather(*[asyncio.to_thread(query, connection, "SELECT 5 FROM pg_sleep(0.2)")])
@@ -211,7 +211,7 @@ async def test_a_thread_without_a_loop_waits_alone(connect):
     assert ticks > 5 and time.monotonic() - began < 2
 
 
-async def test_a_reader_of_the_users_own_stays(connect):
+async def test_a_reader_that_the_user_added_stays(connect):
     # The user's reader is on the connection's descriptor, and an event loop has one reader for each descriptor.
     connection, other = [await spawn(connect) for _ in range(2)]
     connection.autocommit = other.autocommit = True

@@ -48,7 +48,7 @@ async def test_cancellation_is_a_kill(connect, executing):
     del caught
 
 
-async def test_cancelled_while_connecting_leaves_no_descriptor(connect, fake_server):
+async def test_a_task_cancelled_while_connecting_leaves_no_descriptor(connect, fake_server):
     await warm(await spawn(connect))
     silent = fake_server(lambda client, number: silent.over.wait())
     before = count_descriptors()
@@ -62,7 +62,7 @@ async def test_cancelled_while_connecting_leaves_no_descriptor(connect, fake_ser
     assert count_descriptors() <= before + 1  # the fake server's socket
 
 
-async def test_cancelled_before_it_starts_never_runs():
+async def test_a_task_cancelled_before_it_starts_never_runs():
     ran = []
     task = asyncio.create_task(spawn(ran.append, 1))
     task.cancel()
@@ -71,7 +71,7 @@ async def test_cancelled_before_it_starts_never_runs():
     assert not ran
 
 
-async def test_cancelled_while_it_runs_strikes_at_the_next_wait(connect):
+async def test_a_task_cancelled_while_its_greenlet_runs_raises_at_the_next_wait(connect):
     """The function gets the CancelledError in its next wait."""
     connection = await spawn(connect)
     await warm(connection)
@@ -91,7 +91,7 @@ async def test_cancelled_while_it_runs_strikes_at_the_next_wait(connect):
     assert connection.closed
 
 
-async def test_cancelled_as_it_ends_loses_the_result_only(connect):
+async def test_a_task_cancelled_as_it_ends_loses_only_the_result(connect):
     """The task gets the CancelledError instead of the result, and the connection stays usable."""
     connection = await spawn(connect)
     await warm(connection)
@@ -108,7 +108,7 @@ async def test_cancelled_as_it_ends_loses_the_result_only(connect):
     assert await spawn(query, connection) == 1
 
 
-async def test_cancellations_can_be_refused(connect):
+async def test_a_greenlet_can_swallow_cancellations(connect):
     first, second, third = [await spawn(connect) for _ in range(3)]
     for connection in first, second, third:
         await warm(connection)
@@ -144,7 +144,7 @@ async def test_timeouts_end_the_query(connect, executing):
     await until(lambda: not executing("/* limited */"))
 
 
-async def test_closing_the_coroutine_kills(connect):
+async def test_closing_the_coroutine_kills_its_greenlet(connect):
     connection = await spawn(connect)
     ends = []
 
@@ -162,7 +162,7 @@ async def test_closing_the_coroutine_kills(connect):
     assert connection.closed
 
 
-async def test_closing_the_coroutine_in_another_greenlet_kills(connect):
+async def test_closing_the_coroutine_in_another_greenlet_kills_its_greenlet(connect):
     connection = await spawn(connect)
     coroutine = spawn(query, connection, "SELECT pg_sleep(20)")
     coroutine.send(None)
@@ -170,7 +170,7 @@ async def test_closing_the_coroutine_in_another_greenlet_kills(connect):
     await until(lambda: connection.closed)
 
 
-async def test_a_connection_is_whole_or_closed_after_random_cancellations(green, dsn):
+async def test_a_connection_is_usable_or_closed_after_random_cancellations(green, dsn):
     await cancel_at_random(spawn, dsn, turns=22, queries=50)
 
 

@@ -19,7 +19,7 @@ def start(dsn, program, *arguments):
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_queries_overlap_and_can_be_limited(loop, dsn):
+def test_queries_overlap_and_time_out(loop, dsn):
     pytest.importorskip(loop)
     with start(dsn, "queries.py", loop) as process:
         answers, took, limited = process.communicate(timeout=30)[0].splitlines()

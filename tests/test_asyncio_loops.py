@@ -28,7 +28,7 @@ from psycogreen.asyncio import spawn
 pytestmark = [pytest.mark.core, pytest.mark.timeout(60)]
 
 
-def test_loops_that_come_and_go_leave_nothing(hub, green, dsn):
+def test_loops_that_come_and_go_leave_nothing_behind(hub, green, dsn):
     async def main():
         connection = await spawn(psycopg2.connect, dsn)
         await asyncio.gather(spawn(query, connection, "SELECT pg_sleep(0.001)"), asyncio.sleep(0))
@@ -158,7 +158,7 @@ def test_closing_a_loop_ends_its_queries(state, hub, connect, executing, recwarn
         task = loop.create_task(spawn(fn, connection))
         while not executing(text):
             loop.run_until_complete(asyncio.sleep(0.01))
-        found.append(weakref.ref(loop))
+        references.append(weakref.ref(loop))
         task._log_destroy_pending = False
         loop.close()
         assert connection.closed
@@ -166,11 +166,11 @@ def test_closing_a_loop_ends_its_queries(state, hub, connect, executing, recwarn
         ends.clear()
         wait_until(lambda: not executing(text))
 
-    ends, found = [], []
+    ends, references = [], []
     before = count_descriptors()
     hub.run_in_thread(main)
     assert count_descriptors() <= before
-    assert found[0]() is None
+    assert references[0]() is None
 
 
 def test_a_query_cancelled_last_ends_in_the_server(hub, green, dsn, executing):
@@ -205,5 +205,5 @@ def test_the_child_of_a_fork_can_wait(dsn):
     assert run_program("asyncio_fork", DSN=dsn) == "7"
 
 
-def test_a_process_ends_in_silence_with_parked_greenlets(dsn):
+def test_a_process_with_parked_greenlets_exits_without_output(dsn):
     assert run_program("asyncio_ends_while_parked", DSN=dsn) == "ends"

@@ -51,7 +51,7 @@ async def test_many_queries_answer_beside_spawned_ones(connect):
     assert await asyncio.gather(*tasks) == [list(range(100))] * 10
 
 
-async def test_awaiting_other_things_is_possible_between_and_within(connect):
+async def test_other_awaits_work_between_and_within_queries(connect):
     class File:
         """A file whose read() awaits."""
 
@@ -81,9 +81,9 @@ async def test_copy_and_large_objects_work(connect):
         large = connection.lobject(0, "wb")
         large.write(b"x" * 100_000)
         large.seek(0)
-        found = connection.lobject(large.oid, "rb").read()
+        data = connection.lobject(large.oid, "rb").read()
         connection.rollback()
-        return len(out.getvalue().split()), len(found)
+        return len(out.getvalue().split()), len(data)
 
     (connection,) = await connections(connect, 1)
     assert await greenlet_spawn(fn, connection) == (1000, 100_000)
@@ -102,7 +102,7 @@ async def test_cancellation_ends_the_query(used, connect, executing):
     await until(lambda: not executing(text))
 
 
-async def test_connect_timeout_strikes(green, fake_server):
+async def test_connect_timeout_raises(green, fake_server):
     silent = fake_server(lambda client, number: silent.over.wait())
     with pytest.raises(psycopg2.OperationalError, match="timeout expired"):
         await greenlet_spawn(psycopg2.connect, f"host=127.0.0.1 port={silent.port} user=x dbname=x connect_timeout=2")
@@ -110,7 +110,7 @@ async def test_connect_timeout_strikes(green, fake_server):
 
 @pytest.mark.parametrize("used", [True, False])
 @pytest.mark.parametrize("who", ["a coroutine", "spawned", "SQLAlchemy's"])
-async def test_close_by_another_ends_the_query(who, used, connect):
+async def test_close_by_another_task_ends_the_query(who, used, connect):
     connection = (await connections(connect, 1))[0] if used else await greenlet_spawn(connect)
     task = asyncio.create_task(greenlet_spawn(query, connection, "SELECT pg_sleep(20)"))
     await until(lambda: in_query(connection))
@@ -127,7 +127,7 @@ async def test_close_by_another_ends_the_query(who, used, connect):
     assert connection.closed
 
 
-async def test_close_by_another_ends_a_copy_whose_file_awaits(connect):
+async def test_close_by_another_task_ends_a_copy_whose_file_awaits(connect):
     class File:
         def read(self, size):
             reads.append(await_only(asyncio.sleep(0.1, b"1\n")))
@@ -157,12 +157,12 @@ async def test_closing_the_coroutine_closes_the_connection(connect):
     assert connection.closed
 
 
-async def test_a_connection_is_whole_or_closed_after_random_cancellations(green, dsn):
+async def test_a_connection_is_usable_or_closed_after_random_cancellations(green, dsn):
     await cancel_at_random(greenlet_spawn, dsn, turns=11, queries=20)
 
 
 @pytest.mark.parametrize("run", [greenlet_spawn, spawn])
-async def test_an_engine_shares_its_pool(run, green, dsn):
+async def test_tasks_share_the_pool_of_an_engine(run, green, dsn):
     # The pool uses locks of threads. So no greenlet may wait for a connection in the
     # pool, and the first connection, made under a lock, must be made alone.
     engine = create_engine(

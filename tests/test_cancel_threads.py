@@ -32,9 +32,7 @@ def stuck(monkeypatch: Any) -> Any:
         lock.release()
 
 
-def test_requests_wait_for_a_thread_and_are_given_up_in_time(
-    hub: Hub, connect: Any, stuck: Any, monkeypatch: Any
-) -> None:
+def test_cancel_requests_wait_for_a_thread_and_expire(hub: Hub, connect: Any, stuck: Any, monkeypatch: Any) -> None:
     asked, freed = stuck
     monkeypatch.setattr(_cancel, "CANCEL_TIMEOUT", 0.3)
     connection = connect()

@@ -40,7 +40,7 @@ def test_connecting_overlaps(connect, hub):
     assert ticker.longest_gap < 0.05
 
 
-def test_shorter_queries_are_done_earlier(connect, hub):
+def test_shorter_queries_end_earlier(connect, hub):
     done = []
 
     def sleep(seconds):
@@ -65,7 +65,7 @@ def test_many_short_queries_get_their_own_answers(connect, hub):
     assert [task.wait() for task in tasks] == list(range(30))
 
 
-def test_a_quick_query_is_not_held_up_by_a_large_result(connect, hub):
+def test_a_large_result_does_not_delay_a_quick_query(connect, hub):
     large, quick = connect(), connect()
 
     def fetch():
@@ -106,7 +106,7 @@ def test_another_greenlet_can_cancel_a_query(connect, hub, observer):
     assert cursor.fetchone() == (1,)
 
 
-def test_a_second_query_on_a_waiting_connection_is_refused(connect, hub):
+def test_a_second_query_on_a_waiting_connection_raises(connect, hub):
     import psycopg2
 
     connection = connect()
@@ -124,7 +124,7 @@ def test_the_main_greenlet_may_wait(connect):
     assert cursor.rowcount == 1
 
 
-def test_the_hub_goes_on_with_nothing_but_a_query_to_wait_for(connect, hub):
+def test_the_hub_runs_while_a_query_is_its_only_event_source(connect, hub):
     # No timer, no other greenlet: the hub must neither end nor raise.
     connection = connect()
     assert hub.run(lambda: connection.cursor().execute("SELECT pg_sleep(0.1)")) is None

@@ -53,7 +53,7 @@ def test_tls_connects_and_checks_the_certificate(connect, tls_dsn, hub):
     assert ticker.ticks >= 10
 
 
-def test_tls_with_the_wrong_name_is_refused(tls_dsn, green, blocking_dsn_connect, hub):
+def test_tls_with_the_wrong_name_raises(tls_dsn, green, blocking_dsn_connect, hub):
     wrong = make_dsn(tls_dsn, host="elsewhere.example")
     kind, message = hub.run(failure, psycopg2.connect, wrong)
     with pytest.raises(psycopg2.OperationalError) as expected, blocking_dsn_connect(wrong):
@@ -215,7 +215,7 @@ def test_garbage_in_mid_query_raises_as_with_wait_select(garbage, connect, fake_
 
 
 @pytest.mark.core
-def test_a_silent_server_does_not_stop_the_others(connect, fake_server, hub):
+def test_a_silent_server_delays_no_other_greenlet(connect, fake_server, hub):
     silent = fake_server(lambda client, number: silent.over.wait())
     connection = connect()
     task = hub.spawn(connect, local(silent.port))
@@ -230,7 +230,7 @@ def test_a_silent_server_does_not_stop_the_others(connect, fake_server, hub):
         task.wait()
 
 
-def test_a_server_that_closes_raises_and_stops_nobody(connect, fake_server, to_server, hub):
+def test_a_server_that_closes_the_connection_raises_and_delays_no_other(connect, fake_server, to_server, hub):
     server = fake_server(lambda client, number: relay(client, to_server()))
     connection = connect(local(server.port, sslmode="disable", gssencmode="disable"))
     task = hub.spawn(connection.cursor().execute, "SELECT pg_sleep(0.1)")
@@ -243,7 +243,7 @@ def test_a_server_that_closes_raises_and_stops_nobody(connect, fake_server, to_s
     assert connection.closed
 
 
-def test_the_servers_refusal_raises_as_blocking(connect, dsn, blocking_dsn_connect, hub):
+def test_a_refused_login_raises_as_blocking(connect, dsn, blocking_dsn_connect, hub):
     wrong = make_dsn(dsn, dbname="no such database")
     with pytest.raises(psycopg2.OperationalError) as expected, blocking_dsn_connect(wrong):
         pass

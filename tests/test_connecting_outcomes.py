@@ -167,7 +167,7 @@ def worded(hub: Hub, attempt: Attempt) -> list[str] | None:
 
 
 @pytest.mark.parametrize("hosts", TABLE)
-def test_the_outcome_is_that_of_blocking_libpq(assert_same: Same, pair: Pair, hosts: str) -> None:
+def test_connecting_ends_as_with_blocking_libpq(assert_same: Same, pair: Pair, hosts: str) -> None:
     assert_same(f"{BASE} port={pair.port} {hosts}")
 
 
@@ -192,7 +192,7 @@ def test_the_outcome_is_that_of_blocking_libpq(assert_same: Same, pair: Pair, ho
         ({}, "service=several " + listed("dead-live.test")),
     ],
 )
-def test_parameters_of_environment_and_service_files_count_as_blocking(
+def test_environment_and_service_files_are_used_as_blocking(
     assert_same: Same,
     pair: Pair,
     tmp_path: Path,
@@ -210,7 +210,7 @@ def test_parameters_of_environment_and_service_files_count_as_blocking(
     assert_same(f"{BASE} {dsn}")
 
 
-def test_uris_and_keywords_come_to_the_same(assert_same: Same, pair: Pair) -> None:
+def test_uris_and_keywords_are_equivalent(assert_same: Same, pair: Pair) -> None:
     uri = f"postgresql://postgres@{DEAF}:{pair.port},dead-live.test:{pair.port}/postgres"
     assert assert_same(uri + "?connect_timeout=1&gssencmode=disable").server == PRIMARY
     assert assert_same(uri, connect_timeout=1).server == PRIMARY
@@ -218,7 +218,7 @@ def test_uris_and_keywords_come_to_the_same(assert_same: Same, pair: Pair) -> No
     assert assert_same("", **keywords).server == STANDBY
 
 
-def test_the_unix_socket_is_left_as_it_is(hub: Hub, assert_same: Same, pair: Pair) -> None:
+def test_a_unix_socket_is_passed_to_libpq_unchanged(hub: Hub, assert_same: Same, pair: Pair) -> None:
     dsn = f"{BASE} host={pair.socket} port={pair.port} connect_timeout=3"
     assert assert_same(dsn).error is None
     connection = hub.run(psycopg2.connect, dsn)
@@ -229,12 +229,12 @@ def test_the_unix_socket_is_left_as_it_is(hub: Hub, assert_same: Same, pair: Pai
 @pytest.mark.skipif(extensions.libpq_version() < 160000, reason="libpq 16 brings load_balance_hosts")
 def test_load_is_balanced_over_hosts_and_addresses(hub: Hub, pair: Pair) -> None:
     def servers(dsn: str) -> set[str | None]:
-        found = set()
+        connected = set()
         for _ in range(40):
             got = attempt(lambda: psycopg2.connect(f"{BASE} port={pair.port} load_balance_hosts=random {dsn}"))
             assert got.error is None
-            found.add(got.server)
-        return found
+            connected.add(got.server)
+        return connected
 
     assert hub.run(servers, listed(PRIMARY, STANDBY, BOUNCER)) == {PRIMARY, STANDBY, BOUNCER}
     assert hub.run(servers, listed(PRIMARY, REFUSING, STANDBY)) == {PRIMARY, STANDBY}
@@ -254,7 +254,7 @@ def test_slow_names_are_resolved_side_by_side(hub: Hub, pair: Pair, names: Names
     assert ticker.longest_gap < 0.05
 
 
-def test_the_name_stays_the_host(hub: Hub, tls_dsn: str, names: Names) -> None:
+def test_the_connection_shows_the_name_as_its_host(hub: Hub, tls_dsn: str, names: Names) -> None:
     # The certificate is for localhost, and sslmode is verify-full: libpq checks the name.
     given = extensions.parse_dsn(tls_dsn)
     assert given.pop("hostaddr") == "127.0.0.1"
@@ -267,7 +267,7 @@ def test_the_name_stays_the_host(hub: Hub, tls_dsn: str, names: Names) -> None:
         hub.run(functools.partial(psycopg2.connect, **{**given, "host": "elsewhere.test"}))
 
 
-def test_the_password_of_the_name_is_found(assert_same: Same, pair: Pair, tmp_path: Path) -> None:
+def test_the_password_file_is_searched_by_name(assert_same: Same, pair: Pair, tmp_path: Path) -> None:
     pgpass = tmp_path / "pgpass"
     pgpass.write_text(f"good.test:{pair.port}:*:alice:secret\n{REFUSING}:*:*:alice:wrong\n")
     pgpass.chmod(0o600)
@@ -315,7 +315,7 @@ def test_an_interrupted_connect_leaves_nothing_open(hub: Hub, pair: Pair, hosts:
     assert hub.watched() == watched
 
 
-def test_a_limit_that_passed_leaves_nothing_open(hub: Hub, pair: Pair) -> None:
+def test_an_expired_connect_timeout_leaves_nothing_open(hub: Hub, pair: Pair) -> None:
     before = sockets()
     with pytest.raises(psycopg2.OperationalError) as caught:
         hub.run(psycopg2.connect, f"{BASE} port={pair.port} host={DEAF},{BLACKHOLE},{REFUSING} connect_timeout=1")
@@ -336,7 +336,7 @@ def test_a_limit_that_passed_leaves_nothing_open(hub: Hub, pair: Pair) -> None:
         listed(PRIMARY) + " sslmode=never",
     ],
 )
-def test_passwords_are_not_told(hub: Hub, pair: Pair, hosts: str) -> None:
+def test_errors_hide_passwords(hub: Hub, pair: Pair, hosts: str) -> None:
     secret = "nobody tell"[::-1].replace(" ", "-")  # a traceback shows the lines of this function too
     with pytest.raises(psycopg2.Error) as caught:
         hub.run(psycopg2.connect, f"{BASE} port={pair.port} user=alice password={secret} {hosts}")
@@ -346,7 +346,7 @@ def test_passwords_are_not_told(hub: Hub, pair: Pair, hosts: str) -> None:
         told = told.__context__
 
 
-def test_psycopg2s_own_queries_are_under_the_limit(hub: Hub, pair: Pair) -> None:
+def test_connect_timeout_covers_psycopg2s_set_up_queries(hub: Hub, pair: Pair) -> None:
     # With another DateStyle than ISO, psycopg2 sends a query while connecting.
     proxy = Proxy(PRIMARY, pair.port)
     options = (
@@ -364,7 +364,7 @@ def test_psycopg2s_own_queries_are_under_the_limit(hub: Hub, pair: Pair) -> None
         proxy.close()
 
 
-def test_a_thread_without_a_hub_tries_all_hosts_under_the_limit(hub: Hub, pair: Pair) -> None:
+def test_a_thread_without_a_hub_tries_all_hosts_under_connect_timeout(hub: Hub, pair: Pair) -> None:
     def connect(hosts: str) -> Attempt:
         got = attempt(lambda: psycopg2.connect(f"{BASE} port={pair.port} {hosts}"))
         assert hub.current() is None
@@ -379,7 +379,7 @@ def test_a_thread_without_a_hub_tries_all_hosts_under_the_limit(hub: Hub, pair: 
     assert got.error and "localhost" in got.error[1] and "timeout expired" in got.error[1]
 
 
-def test_the_environment_counts_where_libpq_cannot_be_asked(
+def test_the_environment_is_used_where_libpq_is_out_of_reach(
     assert_same: Same, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable() -> None:
@@ -392,7 +392,7 @@ def test_the_environment_counts_where_libpq_cannot_be_asked(
 
 
 @pytest.mark.parametrize("hosts", [listed(PRIMARY), listed("good.test"), listed(REFUSING, "good.test", STANDBY)])
-def test_a_connection_goes_by_the_users_dsn(hub: Hub, pair: Pair, hosts: str) -> None:
+def test_a_connection_shows_the_users_dsn(hub: Hub, pair: Pair, hosts: str) -> None:
     dsn = f"{BASE} port={pair.port} {hosts}"
     connection = hub.run(psycopg2.connect, dsn)
     assert connection.dsn == dsn

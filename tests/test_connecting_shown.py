@@ -28,7 +28,7 @@ BASE = "user=postgres dbname=postgres gssencmode=disable"
         "host=primary-standby.test target_session_attrs=prefer-standby",
     ],
 )
-def test_the_parameters_shown_are_those_asked_for(hub: Hub, pair: Pair, hosts: str) -> None:
+def test_a_connection_shows_the_parameters_that_the_user_gave(hub: Hub, pair: Pair, hosts: str) -> None:
     dsn = f"{BASE} port={pair.port} {hosts}"
     connection = hub.run(psycopg2.connect, dsn)
     asked = extensions.parse_dsn(dsn)
@@ -43,7 +43,7 @@ def test_the_parameters_shown_are_those_asked_for(hub: Hub, pair: Pair, hosts: s
     connection.close()
 
 
-def test_a_class_sees_them_in_its_constructor(hub: Hub, pair: Pair) -> None:
+def test_a_connection_class_sees_the_parameters_in_its_constructor(hub: Hub, pair: Pair) -> None:
     seen = []
 
     class Curious(extensions.connection):  # type: ignore[misc]
@@ -56,7 +56,7 @@ def test_a_class_sees_them_in_its_constructor(hub: Hub, pair: Pair) -> None:
     assert seen == [(dsn, "dead-live.test")]
 
 
-def test_an_unhashable_class_has_a_dsn(hub: Hub, pair: Pair) -> None:
+def test_a_connection_of_an_unhashable_class_has_a_dsn(hub: Hub, pair: Pair) -> None:
     class Unhashable(extensions.connection):  # type: ignore[misc]
         __hash__ = None  # type: ignore[assignment]
 
@@ -68,7 +68,7 @@ def test_an_unhashable_class_has_a_dsn(hub: Hub, pair: Pair) -> None:
 
 @pytest.mark.parametrize("hosts", [PRIMARY, f"{PRIMARY},{STANDBY}", "good.test"])
 @pytest.mark.parametrize("name", ["user", "dbname"])
-def test_a_name_that_is_the_sentinels_is_refused_as_any(
+def test_the_sentinel_host_given_by_a_user_raises_as_any_host(
     hub: Hub, pair: Pair, blocking: Blocking, hosts: str, name: str
 ) -> None:
     given = extensions.make_dsn(BASE, port=pair.port, host=hosts, **{name: "255.255.255.255"})
@@ -78,7 +78,7 @@ def test_a_name_that_is_the_sentinels_is_refused_as_any(
     assert got.error == expected.error
 
 
-def test_another_environment_counts_for_a_known_dsn(
+def test_a_changed_environment_is_used_for_a_known_dsn(
     hub: Hub, pair: Pair, names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dsn = f"{BASE} port={pair.port}"

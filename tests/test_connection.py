@@ -88,7 +88,7 @@ def test_connection_factory_keeps_its_type(connect: Any, factory: type) -> None:
     assert [list(row.values() if isinstance(row, dict) else row) for row in cursor] == [[1]]
 
 
-def test_own_methods_are_called(connect: Any) -> None:
+def test_overridden_methods_are_called(connect: Any) -> None:
     conn = connect(connection_factory=OwnConnection)
     with conn, conn.cursor() as cursor:
         assert isinstance(cursor, OwnCursor)
@@ -114,7 +114,7 @@ def test_a_logging_connection_logs(connect: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda cls: lambda dsn: cls(dsn), lambda cls: functools.partial(cls)])
-def test_what_a_connection_factory_makes_becomes_green(connect: Any, make: Any) -> None:
+def test_connections_of_a_factory_function_become_green(connect: Any, make: Any) -> None:
     conn = connect(connection_factory=make(extras.DictConnection))
     assert isinstance(conn, extras.DictConnection)
     assert isinstance(conn, GreenConnection)
@@ -174,7 +174,7 @@ def test_psycopg2s_cursor_factory_wins_on_a_dict_connection(connect: Any, blocki
         lambda conn: conn.close() or conn.cancel(),
     ],
 )
-def test_errors_are_psycopg2s(connect: Any, blocking_dsn_connect: Any, wrong: Any) -> None:
+def test_errors_are_of_psycopg2s_classes(connect: Any, blocking_dsn_connect: Any, wrong: Any) -> None:
     with pytest.raises(Exception) as green:  # noqa: PT011
         wrong(connect())
     with blocking_dsn_connect() as conn, pytest.raises(type(green.value)) as blocking:
@@ -315,14 +315,14 @@ def test_close_by_the_collector_ends_the_query(hub: Hub, connect: Any) -> None:
         gc.collect()
 
 
-def test_close_by_many_ends_the_query(hub: Hub, connect: Any) -> None:
+def test_close_by_many_greenlets_ends_the_query(hub: Hub, connect: Any) -> None:
     conn = connect()
     with closed_in_mid_query(hub, conn):
         for closing in [hub.spawn(conn.close) for _ in range(10)]:
             closing.wait()
 
 
-def test_close_by_a_greenlet_that_is_killed_meanwhile_ends_the_query(hub: Hub, connect: Any) -> None:
+def test_close_by_a_greenlet_that_is_killed_ends_the_query(hub: Hub, connect: Any) -> None:
     conn = connect()
     task = waiting(hub, conn)
     closing = hub.spawn(conn.close)
@@ -363,7 +363,7 @@ def test_close_within_the_wait_ends_the_query(hub: Hub, connect: Any) -> None:
     assert conn.closed
 
 
-def test_close_within_the_wait_of_a_thread_is_refused(hub: Hub, connect: Any) -> None:
+def test_close_within_the_wait_of_a_thread_raises(hub: Hub, connect: Any) -> None:
     """In a thread without a hub, nothing can close the connection later."""
 
     class Closing(extensions.connection):
@@ -392,7 +392,7 @@ def test_poll_still_collects_notifications(hub: Hub, connect: Any) -> None:
     assert [notify.payload for notify in conn.notifies] == ["hello"]
 
 
-def test_own_poll_is_called(hub: Hub, connect: Any) -> None:
+def test_an_overridden_poll_is_called(hub: Hub, connect: Any) -> None:
     polls = []
 
     class Polling(extensions.connection):

@@ -73,7 +73,7 @@ def with_a_factory_of_its_own(dsn: str) -> Any:
         with_a_factory_of_its_own,
     ],
 )
-def test_refuses_and_copies_as_any_green_connection(factory: Any, hub: Hub, connect: Any) -> None:
+def test_a_changed_class_refuses_and_copies_as_any_green_connection(factory: Any, hub: Hub, connect: Any) -> None:
     connection = hub.run(lambda: connect(connection_factory=factory))
     assert isinstance(connection, GreenConnection)
     busy, other = connection.cursor(), connection.cursor()

@@ -30,11 +30,11 @@ def reports(dsn: str) -> Any:
 
     def reports(situation: str) -> dict[str, Any]:
         if situation not in made:
-            found = made[situation] = {}
+            by_call = made[situation] = {}
             names = [call.name for call in CALLS]
             while names:
                 told = run(dsn, situation, names)
-                found.update(told)
+                by_call.update(told)
                 names = names[len(told) + 1 :]  # the calls after the one that froze
         return made[situation]
 
@@ -58,7 +58,7 @@ def run(dsn: str, situation: str, names: list[str]) -> dict[str, Any]:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("situation", SITUATIONS)
 @pytest.mark.parametrize("call", CALLS, ids=[call.name for call in CALLS])
-def test_a_call_freezes_nothing(reports: Any, situation: str, call: Call) -> None:
+def test_no_call_freezes_the_hub(reports: Any, situation: str, call: Call) -> None:
     report = reports(situation).get(call.name)
     assert report is not None, "it froze"
     outcome, query = report["outcome"], report["query"]

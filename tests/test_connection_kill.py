@@ -149,7 +149,7 @@ def test_a_kill_ends_a_query_that_the_server_has_not_read_yet(
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["silent", "unreachable"])
-def test_kills_return_at_once_with_the_network_cut(
+def test_kills_return_at_once_without_a_network(
     hub: Hub, query: str, executing: Any, proxy: Proxy, monkeypatch: Any, capfd: Any, full: bool
 ) -> None:
     monkeypatch.setattr(_cancel, "CANCEL_TIMEOUT", 0.5)
@@ -254,7 +254,7 @@ def test_cancel_leaves_the_connection_usable(hub: Hub, query: str, connect: Any,
 
 
 @pytest.mark.usefixtures("libpq")
-def test_cancel_raises_where_nobody_listens_any_more(hub: Hub, connect: Any, tcp_dsn: str) -> None:
+def test_cancel_raises_where_no_server_listens(hub: Hub, connect: Any, tcp_dsn: str) -> None:
     server = psycopg2.extensions.parse_dsn(tcp_dsn)
     with closing(network.Proxy(server["hostaddr"], server["port"])) as through:
         conn = connect(make_dsn(tcp_dsn, port=through.port))

@@ -103,7 +103,7 @@ WORK = [execute, notices, commit_with_notices, with_blocks, many, values, sessio
 
 
 @pytest.mark.parametrize("work", WORK)
-def test_the_work_succeeds_undisturbed(connect: Any, work: Any) -> None:
+def test_the_work_succeeds_without_kills(connect: Any, work: Any) -> None:
     """Without kills, the work does not fail."""
     conn = connect()
     for _ in range(2):

@@ -291,7 +291,7 @@ def test_cursors_of_factories_copy(factory, compare):
     compare(copy, prepared, cursor={"cursor_factory": factory})
 
 
-def test_what_a_users_cursor_overrides_is_called(hub, connect):
+def test_overridden_methods_of_a_cursor_are_called(hub, connect):
     called = []
 
     class Cursor(extensions.cursor):
@@ -356,7 +356,7 @@ def test_a_prepared_transaction_refuses_copy(hub, connect):
 
 @pytest.mark.parametrize("how", ["autocommit", "serializable", "read only", "in a transaction", "in a failed one"])
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_transaction_is_as_blocking(how, fails, compare):
+def test_the_transaction_ends_as_blocking(how, fails, compare):
     def prepare(connection):
         prepared(connection)
         if how == "autocommit":
@@ -420,7 +420,7 @@ def test_notices_and_notifications_arrive(compare):
     assert len(compare(copy, prepare)["notices"]) == 3
 
 
-def test_the_error_of_read_is_the_cause(hub, connect):
+def test_the_error_of_read_is_the_cause_of_the_copys(hub, connect):
     connection = connect()
     prepared(connection)
     why = ZeroDivisionError("why")
@@ -429,7 +429,7 @@ def test_the_error_of_read_is_the_cause(hub, connect):
     assert caught.value.__cause__ is why
 
 
-def test_two_copies_in_a_statement_are_refused(hub, connect):
+def test_two_copies_in_a_statement_raise(hub, connect):
     # psycopg2's own copy_expert() would never return.
     connection = connect()
     filled(connection)
@@ -465,7 +465,7 @@ def test_a_thread_without_a_hub_copies(hub, connect):
     assert hub.run_in_thread(copy) == rows
 
 
-def test_copy_is_refused_with_libpq_out_of_reach(hub, connect, monkeypatch):
+def test_copy_raises_with_libpq_out_of_reach(hub, connect, monkeypatch):
     from psycogreen import _libpq
 
     monkeypatch.setitem(_libpq._PROTOTYPES, "PQnix", (None, []))

@@ -69,7 +69,7 @@ def loaded(admin, table):
 
 @pytest.mark.parametrize("event", ["terminate", "cancel", "raise"])
 @pytest.mark.parametrize("direction", ["in", "out"])
-def test_what_ends_a_copy_ends_it_as_blocking(
+def test_interrupted_copies_end_as_blocking(
     event, direction, hub, connect, blocking_dsn_connect, admin, observer, table
 ):
     """The server ends the session or the COPY, or the file raises: the outcome is the same, blocking and green."""

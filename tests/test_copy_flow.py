@@ -103,7 +103,7 @@ def test_the_hub_runs_on_beside_a_file_that_takes_time(hub, connect, table):
     assert ticker.ticks > 30
 
 
-def test_the_turn_does_not_begin_anew_with_each_chunk(hub, connect, table):
+def test_small_chunks_do_not_prolong_a_time_slice(hub, connect, table):
     # Each chunk takes less than a turn, and the server keeps up.
     cursor = connect().cursor()
     with hub.ticker(0.001) as ticker:
@@ -113,7 +113,7 @@ def test_the_turn_does_not_begin_anew_with_each_chunk(hub, connect, table):
     assert ticker.ticks > 20
 
 
-def test_one_huge_read_stops_nobody(hub, connect, table):
+def test_one_huge_read_delays_no_other_greenlet(hub, connect, table):
     cursor = connect().cursor()
     with hub.ticker(0.005) as ticker:
         hub.run(cursor.copy_from, Limited(20_000_000, size=20_000_000), table)
@@ -194,7 +194,7 @@ def test_a_slow_file_slows_the_server(hub, connect):
     assert sent[0] < 10000, "rows, where 3200 were taken"
 
 
-def test_many_notices_stop_nobody(hub, connect, table):
+def test_many_notices_delay_no_other_greenlet(hub, connect, table):
     """If the client did not read notices while it sends, the server would stop reading: both would wait for ever."""
     connection = connect()
     connection.cursor().execute(
@@ -210,7 +210,7 @@ def test_many_notices_stop_nobody(hub, connect, table):
     assert ticker.longest_gap < GAP
 
 
-def test_others_may_not_use_the_connection(hub, connect, table):
+def test_another_greenlet_that_uses_the_connection_raises(hub, connect, table):
     connection = connect()
     cursor, other = connection.cursor(), connection.cursor()
     go_on = []
@@ -236,7 +236,7 @@ def test_others_may_not_use_the_connection(hub, connect, table):
     assert connection.get_transaction_status() == TRANSACTION_STATUS_INTRANS
 
 
-def test_the_file_may_not_use_the_connection(hub, connect, table):
+def test_a_file_that_uses_the_connection_raises(hub, connect, table):
     connection = connect()
     cursor = connection.cursor()
     for use in (

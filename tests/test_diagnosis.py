@@ -16,7 +16,7 @@ from support.processes import child_environment, run_script
 
 import psycogreen
 
-# A wait callback that is never registered.
+# With this, no wait callback gets registered: queries stop the hub.
 STANDS_STILL = "import psycopg2.extensions as e; e.set_wait_callback = lambda callback: None"
 
 
@@ -31,12 +31,12 @@ def diagnose(*arguments, **variables):
 
 
 def stand_in(directory, name, text):
-    """Make a module of the user's with the name of another; return what finds it."""
+    """Write a module that Python imports in place of *name*; return the environment variables for that."""
     (directory / f"{name}.py").write_text(text)
     return {"PYTHONPATH": str(directory)}
 
 
-def test_status_tells_of_a_green_process(connect, hub):
+def test_status_describes_a_green_process(connect, hub):
     before = psycogreen.status().green_connections
     connection = connect()
     status = hub.run(psycogreen.status)
@@ -59,7 +59,7 @@ def test_status_counts_connections_that_are_not_green(connect, blocking_dsn_conn
     assert psycogreen.status().other_connections == before
     with blocking_dsn_connect() as connection:
         assert not connection.closed
-        # The callback is away: new ones would not be green either.
+        # Without the callback, new connections would not be green either.
         assert not psycogreen.status().connections
         assert psycogreen.status().other_connections == before + 1
 
@@ -71,7 +71,7 @@ def test_status_says_that_psycopg2_blocks():
     assert "no wait callback is registered" in status.problems[0]
 
 
-def test_status_names_the_callback_of_somebody_else(green):
+def test_status_names_another_librarys_callback(green):
     def theirs(connection):
         raise AssertionError
 
@@ -82,7 +82,7 @@ def test_status_names_the_callback_of_somebody_else(green):
     assert f"{status.callback} is registered with psycopg2, which is not psycogreen's" in status.problems[0]
 
 
-def test_status_sees_that_another_library_runs_here(dsn):
+def test_status_names_another_library_that_runs(dsn):
     script = """
         import importlib, sys
         import psycogreen
@@ -109,7 +109,7 @@ def test_status_names_what_is_patched():
     assert "psycopg" not in status
 
 
-def test_status_is_there_without_psycopg2():
+def test_status_works_without_psycopg2():
     assert run_script("import psycogreen, sys; print(psycogreen.status().problems, 'psycopg2' in sys.modules)") == (
         "() False"
     )
@@ -118,15 +118,15 @@ def test_status_is_there_without_psycopg2():
 @pytest.mark.once
 def test_the_report_says_what_is_installed(dsn):
     status, text = diagnose("--json", PGSERVICEFILE="/dev/null", **environment_of(dsn))
-    found = json.loads(text)
+    report = json.loads(text)
     assert status == 0
-    assert found["problems"] == []
-    assert found["psycogreen"] == psycogreen.__version__
-    assert (found["loop"], found["poller"]) == (psycogreen.implementation, psycogreen.poller)
-    assert psycopg2.__version__.startswith(found["psycopg2"])
+    assert report["problems"] == []
+    assert report["psycogreen"] == psycogreen.__version__
+    assert (report["loop"], report["poller"]) == (psycogreen.implementation, psycogreen.poller)
+    assert psycopg2.__version__.startswith(report["psycopg2"])
     with closing(psycopg2.connect(dsn)) as connection:
-        assert found["postgresql"] == connection.get_parameter_status("server_version")
-    assert {"queries", "COPY"} <= set(found["green"])
+        assert report["postgresql"] == connection.get_parameter_status("server_version")
+    assert {"queries", "COPY"} <= set(report["green"])
 
 
 def environment_of(dsn):
@@ -136,11 +136,11 @@ def environment_of(dsn):
 
 
 @pytest.mark.once
-def test_the_report_is_written_for_people(tmp_path):
+def test_the_report_is_printed_as_text(tmp_path):
     status, text = diagnose(PGHOST=str(tmp_path))
     assert status == 0
     assert f"\npsycopg2    {psycopg2.__version__.split()[0]}\n" in text
-    assert "No such file or directory" in text  # no server is nothing wrong
+    assert "No such file or directory" in text  # that no server runs is not a problem of the set-up
 
 
 @pytest.mark.once
@@ -167,7 +167,7 @@ def test_the_report_says_why_the_loop_is_the_pure_one(tmp_path):
 
 
 @pytest.mark.once
-def test_the_report_has_the_error_of_a_compiled_loop_that_does_not_load(tmp_path):
+def test_the_report_shows_why_the_compiled_loop_does_not_load(tmp_path):
     package = tmp_path / "psycogreen"
     shutil.copytree(Path(psycogreen.__file__).parent, package)
     (package / f"_waitloop{sysconfig.get_config_var('EXT_SUFFIX')}").write_text("no library")
@@ -179,7 +179,7 @@ def test_the_report_has_the_error_of_a_compiled_loop_that_does_not_load(tmp_path
 
 
 @pytest.mark.once
-def test_check_finds_that_every_hub_keeps_running(dsn):
+def test_check_reports_that_every_hub_keeps_running(dsn):
     status, text = diagnose("check", dsn)
     assert status == 0
     assert [line.split(":")[0].split(maxsplit=1) for line in text.splitlines()] == [
@@ -188,7 +188,7 @@ def test_check_finds_that_every_hub_keeps_running(dsn):
 
 
 @pytest.mark.once
-def test_check_finds_that_a_hub_stands_still(dsn, tmp_path):
+def test_check_reports_a_hub_that_stands_still(dsn, tmp_path):
     status, text = diagnose("check", dsn, "--json", **stand_in(tmp_path, "sitecustomize", STANDS_STILL))
     assert status == 1
     for outcome in json.loads(text):

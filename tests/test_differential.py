@@ -1,10 +1,10 @@
 """Blocking and green psycopg2 do the same: one table of statements and calls, run on both.
 
-A case is a list of steps: a string is executed and its rows are fetched; a
-function is called with the `Session`. After the steps come three more, to see
-what state the case left behind. What is compared after each step is in
-`Session.state()`; `accepted()` lets through the differences that are accepted,
-each by its name.
+A case is a list of steps. A step that is a string is executed as a statement, and
+its rows are fetched. A step that is a function is called with the `Session`. Three
+more steps follow each case and show the state that it left behind. The test compares
+`Session.state()` after each step; `accepted()` removes the differences that are
+accepted, each by its name.
 """
 
 import contextlib
@@ -33,25 +33,25 @@ PREPARED = """
     SET client_min_messages TO notice
 """
 
-# The first OID of a type that the server did not have from the start.
+# The lowest OID that a type made by a user can have.
 USER_TYPE = 16384
 
 Step = str | Callable[["Session"], Any]
 
 
 class Session:
-    """One connection, and what a step may use."""
+    """One connection, its cursor, and objects that one step leaves to the next."""
 
     def __init__(self, connection: Any) -> None:
         self.conn = connection
         self.cur = connection.cursor()
         self.cur.execute(PREPARED)
         connection.commit()
-        self.other: Any = None  # a second cursor, or a large object, that a step may keep
-        self.out: Any = None  # a file, likewise
+        self.other: Any = None  # a second cursor, or a large object, for later steps
+        self.out: Any = None  # a file, for later steps
 
     def run(self, step: Step) -> list[Any]:
-        """Return what becomes of *step*, and the state that it leaves."""
+        """Return the result or the error of *step*, and the state that it leaves."""
         try:
             result = self.query(step) if isinstance(step, str) else step(self)
             outcome: tuple[Any, ...] = ("returned", plain(result))
@@ -90,7 +90,7 @@ class Session:
 
 
 def plain(value: Any) -> Any:
-    """Return *value* as something that compares and prints well."""
+    """Return *value* as an object that compares by value and prints well."""
     if isinstance(value, (extensions.connection, extensions.cursor, extensions.lobject)):
         return "<object>"
     if isinstance(value, memoryview):
@@ -101,7 +101,7 @@ def plain(value: Any) -> Any:
 
 
 def anonymous(text: str) -> str:
-    """Remove what differs from one session to the next."""
+    """Replace addresses, numbers and names that differ from one session to the next."""
     text = re.sub(r"0x[0-9a-f]+", "0x", text)
     return re.sub(r"\b(process|PID|pg_temp_|large object) ?\d+", r"\1", text)
 
@@ -110,22 +110,22 @@ def anonymous(text: str) -> str:
 
 
 def call(method: str, *args: Any, **kwargs: Any) -> Step:
-    """A method of the connection."""
+    """Call a method of the connection."""
     return lambda s: getattr(s.conn, method)(*args, **kwargs)
 
 
 def on_cursor(method: str, *args: Any, **kwargs: Any) -> Step:
-    """A method of the cursor."""
+    """Call a method of the cursor."""
     return lambda s: getattr(s.cur, method)(*args, **kwargs)
 
 
 def put(name: str, value: Any) -> Step:
-    """An attribute of the connection is set."""
+    """Set an attribute of the connection."""
     return lambda s: setattr(s.conn, name, value)
 
 
 def use(*args: Any, **kwargs: Any) -> Step:
-    """From here on the cursor is one that was made with these arguments."""
+    """Replace the cursor by one made with these arguments."""
 
     def step(s: Session) -> None:
         s.cur = s.conn.cursor(*args, **kwargs)
@@ -185,7 +185,7 @@ def failing_cast(value: Any, cursor: Any) -> Any:
 
 
 def with_block(*steps: Step, fails: bool = False) -> Step:
-    """The steps in `with connection:`."""
+    """Run the steps in `with connection:`."""
 
     def step(s: Session) -> Any:
         with s.conn:
@@ -655,7 +655,7 @@ CASES |= {
 AFTERWARDS: list[Step] = ["SELECT 42", call("rollback"), "SELECT 43"]
 
 # The differences that are accepted.
-ENDED_AT_ONCE = "A COPY that execute() refuses, or whose file raises, ends at once, and not in the next query."
+ENDED_AT_ONCE = "A COPY that execute() refuses, or whose file raises, ends at once and not in the next query."
 OWN_STATUS = "statusmessage is that of the COPY or of the statement behind it; psycopg2 leaves it empty."
 ROWS_BEHIND_COPY = "The rows of a SELECT behind a COPY can be fetched."
 FATAL = "Beside any wait callback, psycopg2 also says what the server said before it ended the session."
@@ -666,7 +666,7 @@ SELECT_BEHIND_COPY = {"copy_expert_before_a_select", "copy_expert_out_before_a_s
 
 
 def accepted(name: str, blocking: Any, green: Any) -> tuple[Any, Any]:
-    """Return what happened in both, after both have the reason in the place of a difference that is accepted."""
+    """Return both outcomes; where they differ in an accepted way, the reason stands in both."""
     (outcome, state), (green_outcome, green_state) = blocking, green
     reasons: dict[str, str] = {}
     if name.startswith("copy") and state["statusmessage"] == "":
@@ -684,7 +684,7 @@ def accepted(name: str, blocking: Any, green: Any) -> tuple[Any, Any]:
         assert green_outcome[:2] == outcome[:2]
         outcome = green_outcome = FATAL
     if "terminated" in name:
-        reasons["statusmessage"] = FATAL  # that of the statement before, where psycopg2 blocks it is empty
+        reasons["statusmessage"] = FATAL  # green: that of the statement before; blocking: empty
     if name == "lobject_bad_factory" and outcome[0] == "raised":
         assert green_outcome[:2] == outcome[:2]
         outcome = green_outcome = BAD_FACTORY

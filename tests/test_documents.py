@@ -1,4 +1,4 @@
-"""README and docs/ as readers meet them: on PyPI's page, as links, typed into a file."""
+"""README and docs/ as readers use them: rendered by PyPI, followed link by link, copied into a file."""
 
 import re
 import time
@@ -71,7 +71,7 @@ def test_links_and_pictures_exist(document):
     assert not dead(document)
 
 
-def test_dead_links_are_found(tmp_path):
+def test_dead_links_are_reported(tmp_path):
     document = tmp_path / "page.md"
     links = ["no.md", "page.md#no", f"{PAGES}no.py", f"{RAW}no.svg", f"{FOLDERS}docs/no"]
     alive = ["page.md#yes", "https://www.python.org/no", f"{PAGES}README.md#documentation", f"{REPOSITORY}/issues"]
@@ -80,7 +80,7 @@ def test_dead_links_are_found(tmp_path):
 
 
 def test_readme_links_and_pictures_are_absolute():
-    # A heading links to itself: that is the page again.
+    # A heading's link to itself stays on the page.
     targets = [target for target in _Page(ROOT / "README.md").targets if not target.startswith("#")]
     assert len(targets) > 10
     assert not [target for target in targets if not target.startswith("https://")]
@@ -91,7 +91,7 @@ def test_readme_is_short():
 
 
 def test_docs_link_relatively_only_to_each_other():
-    """So that they can be published as a site of their own."""
+    """docs/ can then be published as a site of its own."""
     outside = [
         f"{document.name}: {target}"
         for document in ROOT.glob("docs/*.md")
@@ -119,4 +119,4 @@ def test_example_runs_ten_queries_at_once(document, heading, dsn, monkeypatch):
         monkeypatch.setenv(names[name], value)
     began = time.monotonic()
     assert sorted(run_script(program[1]).split()) == [str(n) for n in range(10)]
-    assert time.monotonic() - began < 9  # one after the other they take ten
+    assert time.monotonic() - began < 9  # one after the other, the queries take ten seconds

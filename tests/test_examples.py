@@ -26,7 +26,7 @@ def test_an_example_overlaps_queries_and_requests(hub, dsn):
     assert all(line[1] == "s" for line in told)
     events = [(f"{kind} {number}", what) for _, _, kind, number, what in told]
     everybody = sorted(f"{kind} {n}" for kind in ("query", "request") for n in (1, 2, 3))
-    # All ask before the first is told: the waits overlap.
+    # All ask before the first gets its answer: the waits overlap.
     assert sorted(events[:6]) == [(name, "asks") for name in everybody]
     assert sorted(events[6:]) == [(name, "was told: done") for name in everybody]
 
@@ -38,5 +38,5 @@ def test_the_demo_shows_the_speed_up(dsn):
     rows = re.findall(r"^ +(\w+) +(\d+\.\d\d) s +(\d+\.\d) x +(.*?) *$", shown, re.M)
     assert [row[0] for row in rows] == ["blocking", "gevent", "eventlet"]
     blocking, *green = (float(row[1]) for row in rows)
-    assert blocking >= 4.0  # one after the other, whatever the machine
+    assert blocking >= 4.0  # the queries run one after the other, on any machine
     assert all(seconds < blocking / 4 for seconds in green)

@@ -1,4 +1,4 @@
-"""psycopg2.extras and what else is done with connections: the same on green ones as on blocking ones."""
+"""psycopg2.extras, and other uses of connections: green connections do the same as blocking ones."""
 
 import copy
 import datetime
@@ -32,10 +32,10 @@ def hstore(conn: Any) -> Any:
     fetch(conn, "SET client_min_messages TO error; CREATE EXTENSION IF NOT EXISTS hstore; SELECT 1")
     conn.autocommit = False
     extras.register_hstore(conn)
-    found = fetch(conn, "SELECT %s, 'a=>1, b=>NULL'::hstore, ARRAY['a=>1'::hstore]", ({"x": "y", "z": None},))
+    rows = fetch(conn, "SELECT %s, 'a=>1, b=>NULL'::hstore, ARRAY['a=>1'::hstore]", ({"x": "y", "z": None},))
     with conn.cursor() as cur:
         extras.register_hstore(cur)
-    return found, extras.HstoreAdapter.get_oids(conn)
+    return rows, extras.HstoreAdapter.get_oids(conn)
 
 
 def json_typecasters(conn: Any) -> Any:
@@ -55,8 +55,8 @@ def composite(conn: Any) -> Any:
         (schema,) = cur.fetchone()
         caster = extras.register_composite(f"{schema}.card", cur)
         cur.execute("SELECT (8, 'hearts')::pg_temp.card, ARRAY[(1, 'a,b')::pg_temp.card]")
-        found = cur.fetchone()
-    return caster.attnames, repr(found), caster.type._fields
+        row = cur.fetchone()
+    return caster.attnames, repr(row), caster.type._fields
 
 
 def no_composite(conn: Any) -> Any:
@@ -69,8 +69,8 @@ def uuids_and_addresses(conn: Any) -> Any:
     value = uuid.UUID(int=5)
     network = ipaddress.ip_network("10.0.0.0/8")
     address = ipaddress.ip_interface("127.0.0.1/32")
-    found = fetch(conn, "SELECT %s, %s, %s, ARRAY[%s]", (value, network, address, value))
-    return found, [type(item) for item in found[0]]
+    rows = fetch(conn, "SELECT %s, %s, %s, ARRAY[%s]", (value, network, address, value))
+    return rows, [type(item) for item in rows[0]]
 
 
 def inet(conn: Any) -> Any:
@@ -114,13 +114,13 @@ def composed(conn: Any) -> Any:
 
 def dictionaries(conn: Any) -> Any:
     query = "SELECT n, n * 2 AS twice FROM generate_series(1, 5) n"
-    found = []
+    outcomes = []
     for factory in extras.DictCursor, extras.RealDictCursor, extras.NamedTupleCursor:
         for name in None, "named":
             rows = fetch(conn, query, cursor_factory=factory, name=name)
-            found.append((repr(rows), pickle.loads(pickle.dumps(rows)) == rows if name is None else None))
+            outcomes.append((repr(rows), pickle.loads(pickle.dumps(rows)) == rows if name is None else None))
             conn.rollback()
-    return found
+    return outcomes
 
 
 def adapters_and_types(conn: Any) -> Any:
@@ -144,8 +144,8 @@ def client_encoding(conn: Any) -> Any:
 def info(conn: Any) -> Any:
     own = "backend_pid", "socket"
     names = [name for name in dir(conn.info) if not name.startswith("_") and name not in own]
-    found = {name: getattr(conn.info, name) for name in names if not callable(getattr(conn.info, name))}
-    return found, conn.info.parameter_status("server_encoding"), conn.info.ssl_attribute("protocol"), conn.dsn
+    values = {name: getattr(conn.info, name) for name in names if not callable(getattr(conn.info, name))}
+    return values, conn.info.parameter_status("server_encoding"), conn.info.ssl_attribute("protocol"), conn.dsn
 
 
 def attributes(conn: Any) -> Any:
@@ -187,13 +187,13 @@ def scrolled(conn: Any) -> Any:
     cur = conn.cursor("scrolled", scrollable=True)
     cur.itersize = 7
     cur.execute("SELECT generate_series(1, 50)")
-    found = [cur.fetchone(), cur.fetchmany(3), next(cur)]
+    rows = [cur.fetchone(), cur.fetchmany(3), next(cur)]
     cur.scroll(-2)
-    found.append(cur.fetchmany(2))
+    rows.append(cur.fetchmany(2))
     cur.scroll(20, mode="absolute")
-    found.append((cur.rownumber, [row for (row,) in cur]))
+    rows.append((cur.rownumber, [row for (row,) in cur]))
     cur.close()
-    return found
+    return rows
 
 
 def procedure(conn: Any) -> Any:
@@ -203,14 +203,14 @@ def procedure(conn: Any) -> Any:
 
 
 def no_copies(conn: Any) -> Any:
-    found = []
+    outcomes = []
     for what in conn, conn.cursor(), conn.info:
         for way in copy.copy, copy.deepcopy, pickle.dumps:
             try:
-                found.append(way(what) is None)
+                outcomes.append(way(what) is None)
             except TypeError as exc:
-                found.append(str(exc).replace("GreenConnection", "connection").replace("DefaultCursor", "cursor"))
-    return [re.sub("psycopg2[.a-z]*\\.", "", what) if isinstance(what, str) else what for what in found]
+                outcomes.append(str(exc).replace("GreenConnection", "connection").replace("DefaultCursor", "cursor"))
+    return [re.sub("psycopg2[.a-z]*\\.", "", what) if isinstance(what, str) else what for what in outcomes]
 
 
 def pickled_error(conn: Any) -> Any:
@@ -229,35 +229,35 @@ RECIPES = [
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)
-def test_the_outcome_is_that_of_blocking_psycopg2(recipe: Callable[[Any], Any], both_ways: Callable[..., Any]) -> None:
+def test_the_outcome_equals_blocking_psycopg2s(recipe: Callable[[Any], Any], both_ways: Callable[..., Any]) -> None:
     both_ways(functools.partial(outcome, recipe))
 
 
-def test_a_named_cursor_goes_from_greenlet_to_greenlet(hub: Hub, connect: Callable[..., Any]) -> None:
+def test_greenlets_take_turns_at_a_named_cursor(hub: Hub, connect: Callable[..., Any]) -> None:
     conn = connect()
     cur = conn.cursor("shared")
     cur.itersize = 10
     cur.execute("SELECT generate_series(1, 100), pg_sleep(0.001)")
-    found: list[int] = []
+    numbers: list[int] = []
 
     def take(count: int) -> None:
         for (n, _), _ in zip(cur, range(count), strict=False):
-            found.append(n)
-            if len(found) == count:
+            numbers.append(n)
+            if len(numbers) == count:
                 return
 
     for count in 25, 50, 75, 100:
         hub.run(take, count)
-    assert found == list(range(1, 101))
+    assert numbers == list(range(1, 101))
     cur.close()
 
 
-def test_greenlets_at_one_cursor_are_refused_while_it_is_busy(hub: Hub, connect: Callable[..., Any]) -> None:
-    # One at a time is refused while another one is in the query, not mixed up.
+def test_a_busy_cursor_raises_in_other_greenlets(hub: Hub, connect: Callable[..., Any]) -> None:
+    # While one greenlet is in the query, the others get an error, and no row is lost or doubled.
     conn = connect()
     cur = conn.cursor("shared")
     cur.execute("SELECT n FROM generate_series(1, 30) n, pg_sleep(0.005)")
-    found, refused = [], []
+    numbers, refused = [], []
 
     def take() -> None:
         while True:
@@ -269,12 +269,12 @@ def test_greenlets_at_one_cursor_are_refused_while_it_is_busy(hub: Hub, connect:
                 continue
             if row is None:
                 return
-            found.append(row[0])
+            numbers.append(row[0])
 
     with hub.ticker():
         for task in [hub.spawn(take) for _ in range(3)]:
             task.wait()
-    assert sorted(found) == list(range(1, 31))
+    assert sorted(numbers) == list(range(1, 31))
     assert set(refused) == {"fetchone cannot be used while an asynchronous query is underway"}
 
 
@@ -288,7 +288,7 @@ def test_pandas_reads_as_blocking(
 
     def read(conn: Any, chunksize: int | None = None) -> Any:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it has been tested with SQLAlchemy alone
+            warnings.simplefilter("ignore")  # pandas warns: it was tested with SQLAlchemy only
             read = pandas.read_sql(query, conn, index_col="n", chunksize=chunksize)
             return read if chunksize is None else pandas.concat(read)
 

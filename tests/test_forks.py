@@ -1,4 +1,4 @@
-"""Nothing that a child process does takes a byte of its parent's."""
+"""A child process takes no byte of an answer from its parent."""
 
 import os
 import sys
@@ -7,14 +7,14 @@ import pytest
 from hubs import NAME
 from support.processes import run_program
 
-# 200 is the full number.
+# How many forks; 200 for a thorough run.
 FORKS = os.environ.get("PSYCOGREEN_TEST_FORKS", "15")
 
 
 @pytest.mark.skipif(NAME == "asyncio", reason="no loop of asyncio's runs in the child of a fork")
 @pytest.mark.skipif(sys.platform != "linux", reason="measured on Linux")
 @pytest.mark.timeout(240)
-def test_forks_beside_mixed_work_take_nothing(dsn: str) -> None:
+def test_forks_beside_mixed_work_lose_nothing(dsn: str) -> None:
     assert run_program("fork_mixed_work", FORKS, timeout=200, DSN=dsn) == "0 []"
 
 

@@ -1,6 +1,6 @@
-"""Frameworks and pools on green connections, and the examples of them.
+"""Frameworks and pools on green connections, and the examples that use them.
 
-Their own test suites: framework_suites.py.
+framework_suites.py runs the frameworks' own test suites.
 """
 
 import time
@@ -39,14 +39,14 @@ PROGRAMS = {
 @pytest.mark.heavy
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_of_a_framework_succeeds(program: str, dsn: str) -> None:
-    """What it does and demands is in its docstring."""
+    """The docstring of each program says what it does and checks."""
     pytest.importorskip(PROGRAMS[program])
     run_program(program, DSN=dsn, PYTHONPATH=WITHOUT_PSYCOPG3)
 
 
 @pytest.fixture
 def libpq_variables(dsn: str) -> Iterator[dict[str, str]]:
-    """The environment that names the server; the tables of the examples are dropped afterwards."""
+    """Environment variables that name the server. Drops the examples' tables afterwards."""
     import psycopg2
     from psycopg2.extensions import parse_dsn
 
@@ -86,7 +86,7 @@ def test_an_example_overlaps_its_queries(
     numbers, told = out.splitlines()
     assert numbers == " ".join(map(str, results))
     seconds = float(told.removeprefix("40 times 0.1 s on 5 connections: ").removesuffix(" s"))
-    # One after the other: 4 seconds. Never more than five at a time: 0.8.
+    # One after the other, the queries take 4 seconds; five at a time, 0.8.
     assert 0.8 <= seconds < 2.5
 
 
@@ -123,7 +123,7 @@ def test_the_django_db_geventpool_example_shares_its_pool(libpq_variables: dict[
     pytest.importorskip("django_db_geventpool")
     variables = {**libpq_variables, "PYTHONPATH": WITHOUT_PSYCOPG3}
     with served("django_db_geventpool", "gevent", variables) as url, ThreadPoolExecutor(20) as browsers:
-        # At the first rush the pool opens more than it may: it looks at their number before connecting.
+        # At the first rush the pool opens too many connections: it counts them before it connects.
         list(browsers.map(get, [f"{url}/backend"] * 20))
         started = time.monotonic()
         pages = list(browsers.map(get, [f"{url}/backend"] * 20))

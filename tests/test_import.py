@@ -1,4 +1,4 @@
-"""What importing does, and what it leaves alone."""
+"""Importing psycogreen loads and changes as little as possible."""
 
 import pytest
 from hubs import NAME
@@ -67,5 +67,5 @@ def test_without_psycopg2_the_error_names_the_package_to_install():
     assert "psycopg2-binary" in run_program("psycopg2_unfit", NAME, "missing")
 
 
-def test_a_psycopg2_without_wait_callbacks_is_refused():
+def test_a_psycopg2_without_wait_callbacks_raises():
     assert "not available in this Psycopg version" in run_program("psycopg2_unfit", NAME, "without_callbacks")

@@ -1,4 +1,4 @@
-"""Nothing is left behind: after many queries, kills and timeouts all counts are where they were."""
+"""Nothing is left behind: after many queries, kills and timeouts, all counts are as before."""
 
 import functools
 import gc
@@ -19,8 +19,8 @@ pytestmark = [pytest.mark.heavy, pytest.mark.timeout(200)]
 
 AT_ONCE = 20
 
-# The server looks whether the client is still there; so nothing answers
-# before its time, however slow the machine, and no backend stays behind.
+# The server checks often whether the client is still connected. So queries can
+# be long enough for a slow machine, and no backend outlives its client.
 CHECK_CLIENT = "-c client_connection_check_interval=10"
 
 
@@ -45,7 +45,7 @@ def counts(hub):
 
 
 def forget_cancelled_timers():
-    """Have eventlet do what it does when there are too many: else it keeps each until its time has come."""
+    """Make eventlet drop its cancelled timers, which it otherwise keeps until they are due."""
     import eventlet.hubs
 
     hub = eventlet.hubs.get_hub()
@@ -56,12 +56,12 @@ def forget_cancelled_timers():
 
 def assert_nothing_is_left(hub, work, times):
     """Run *work* in greenlets side by side, *times* in all, and count before and after."""
-    run(hub, work, times // 2)  # what is made once, is made
+    run(hub, work, times // 2)  # create what is created only once
     before = counts(hub)
     run(hub, work, times)
     after = counts(hub)
     left = {what: after[what] - before[what] for what in before}
-    # One that each of them left would be *times*. The interpreter's free lists take some.
+    # One block left by each greenlet would be *times*. The interpreter's free lists keep some.
     assert left.pop("blocks of memory") < times // 2
     assert left == dict.fromkeys(left, 0)
 
@@ -73,7 +73,7 @@ def run(hub, work, times):
             task.wait(timeout=None)
 
 
-def test_queries_leave_nothing(connect, hub):
+def test_queries_leave_nothing_behind(connect, hub):
     idle = [connect() for _ in range(AT_ONCE)]
 
     def query():
@@ -88,7 +88,7 @@ def test_queries_leave_nothing(connect, hub):
     assert_nothing_is_left(hub, query, 1_000)
 
 
-def test_connections_leave_nothing(green, dsn, hub):
+def test_connections_leave_nothing_behind(green, dsn, hub):
     def query():
         connection = psycopg2.connect(dsn)
         connection.cursor().execute("SELECT 1")
@@ -97,7 +97,7 @@ def test_connections_leave_nothing(green, dsn, hub):
     assert_nothing_is_left(hub, query, 500)
 
 
-def test_kills_in_mid_query_leave_nothing(green, dsn, hub):
+def test_kills_in_mid_query_leave_nothing_behind(green, dsn, hub):
     def query(connections):
         connection = psycopg2.connect(dsn, options=CHECK_CLIENT)
         connections.append(connection)
@@ -114,7 +114,7 @@ def test_kills_in_mid_query_leave_nothing(green, dsn, hub):
     assert_nothing_is_left(hub, kill, 500)
 
 
-def test_timeouts_of_the_hub_leave_nothing(green, dsn, hub):
+def test_timeouts_of_the_hub_leave_nothing_behind(green, dsn, hub):
     def query():
         connection = psycopg2.connect(dsn, options=CHECK_CLIENT)
         with pytest.raises(hub.Timeout), hub.Timeout(0.01):
@@ -124,11 +124,11 @@ def test_timeouts_of_the_hub_leave_nothing(green, dsn, hub):
 
 
 @pytest.mark.skipif(NAME == "eventlet", reason="eventlet's callback only accepts a timeout")
-def test_timeouts_of_the_callback_leave_nothing(green, dsn, hub):
+def test_timeouts_of_the_callback_leave_nothing_behind(green, dsn, hub):
     limited = functools.partial(hub.wait_callback, timeout=0.01)
 
     def query():
-        # The callback is the process's, and connecting takes longer.
+        # The callback is set for the whole process, and connecting takes longer.
         connection = psycopg2.connect(dsn, options=CHECK_CLIENT, connection_factory=Connection)
         connection.limited = True
         with pytest.raises(TimeoutError):

@@ -1,11 +1,11 @@
-"""One greenlet waits for notifications on a connection on which another makes queries."""
+"""One greenlet waits for notifications on a connection while another runs queries on it."""
 
 from typing import Any
 
 from hubs.contract import Hub
 
 
-def test_a_listener_hears_all_beside_queries(hub: Hub, connect: Any) -> None:
+def test_a_listener_gets_all_notifications_beside_queries(hub: Hub, connect: Any) -> None:
     session, sender = hub.run(connect), hub.run(connect)
     session.autocommit = sender.autocommit = True
     session.cursor().execute("LISTEN news")

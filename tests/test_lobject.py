@@ -9,18 +9,18 @@ from psycopg2 import extensions
 
 from psycogreen._psycopg2.large_objects import CHUNK
 
-UNUSED = 4_000_000_000  # an object identifier that nobody has
+UNUSED = 4_000_000_000  # the identifier of no object
 
 
 class Log:
-    """What a user can see of a series of calls."""
+    """The results, errors and states that a series of calls shows to a user."""
 
     def __init__(self, connection):
         self.connection = connection
         self.seen = []
 
     def __call__(self, label, fn, *args, **kwargs):
-        """Call *fn*; note what it returns or raises, and return the former."""
+        """Call *fn* and log its result or error; return the result."""
         try:
             result = fn(*args, **kwargs)
         except Exception as exc:  # noqa: BLE001
@@ -36,11 +36,11 @@ class Log:
 
 
 def text(exc):
-    """Return the text of *exc*, as far as it should be psycopg2's."""
-    found = str(exc)
-    if isinstance(exc, TypeError) and re.search(r"positional|keyword|takes|callable", found):
-        return "wrong number of arguments"  # Python says it in its own words
-    return re.sub(r"large object \d+", "large object N", found)
+    """Return the message of *exc*; those that Python writes are replaced."""
+    message = str(exc)
+    if isinstance(exc, TypeError) and re.search(r"positional|keyword|takes|callable", message):
+        return "wrong number of arguments"  # Python's wording, not psycopg2's
+    return re.sub(r"large object \d+", "large object N", message)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_modes_do_as_blocking(compare, mode):
 @pytest.mark.parametrize("mode", ["r", "rb"])
 def test_writing_what_was_opened_for_reading_raises_as_blocking(compare, mode):
     def scenario(log, connection):
-        new = connection.lobject()  # kept, or psycopg2 closes it
+        new = connection.lobject()  # a reference, or psycopg2 closes the object
         log("write", log("open", connection.lobject, new.oid, mode).write, b"x")
         log("then", connection.lobject)
         connection.rollback()
@@ -111,7 +111,7 @@ BAD_ARGUMENTS = {
 @pytest.mark.parametrize("kind", BAD_ARGUMENTS)
 def test_bad_arguments_raise_as_blocking(compare, kind):
     def scenario(log, connection):
-        connection.lobject()  # so that libpq knows the functions and fails as later
+        connection.lobject()  # libpq looks up the server's functions at its first call, which fails differently
         for arguments in BAD_ARGUMENTS[kind]:
             if kind == "factory":
                 with pytest.raises(TypeError) as raised:
@@ -165,7 +165,7 @@ def test_bad_arguments_of_methods_raise_as_blocking(compare):
 @pytest.mark.parametrize(
     ("method", "arguments"), [("seek", (-5,)), ("seek", (0, 9)), ("seek", (-1, 2)), ("truncate", (-1,))]
 )
-def test_what_the_server_refuses_raises_as_blocking(compare, method, arguments):
+def test_errors_of_the_server_raise_as_blocking(compare, method, arguments):
     def scenario(log, connection):
         lobject = connection.lobject()
         log(method, getattr(lobject, method), *arguments)
@@ -330,7 +330,7 @@ def test_autocommit_raises_as_blocking(compare):
     compare(scenario)
 
 
-def test_a_transaction_begins_as_blocking(compare):
+def test_a_call_begins_a_transaction_as_blocking(compare):
     def scenario(log, connection):
         connection.set_session(isolation_level="SERIALIZABLE", readonly=True)
         log("read only", connection.lobject)
@@ -437,7 +437,7 @@ def test_encodings_are_as_blocking(compare, encoding, sample):
 
 
 @pytest.mark.parametrize("where", [0, 100, CHUNK - 1, CHUNK, 2 * CHUNK + 3, 3 * CHUNK - 1])
-def test_what_can_not_be_decoded_raises_as_blocking(compare, where):
+def test_undecodable_data_raises_as_blocking(compare, where):
     def scenario(log, connection):
         lobject = connection.lobject(0, "wt")
         data = bytearray(b"abc" * CHUNK)
@@ -516,7 +516,7 @@ def test_files_that_fail_raise_as_blocking(compare, tmp_path, name):
         lobject = connection.lobject()
         log("import", connection.lobject, new_file=path)
         log("export", lobject.export, path)
-        # What failed left nothing open.
+        # The failed call left the transaction usable.
         log.note(connection.cursor().execute("SAVEPOINT s"))
         for descriptor in 1, 2, 3:
             with pytest.raises(psycopg2.errors.UndefinedObject), connection.cursor() as cursor:

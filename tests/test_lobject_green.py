@@ -1,4 +1,4 @@
-"""What large objects do on green connections only, or do better than psycopg2's own."""
+"""Large objects of green connections, where they do more than psycopg2's own."""
 
 import re
 
@@ -6,10 +6,10 @@ import psycopg2
 import pytest
 from psycopg2 import extensions
 
-UNUSED = 4_000_000_000  # an object identifier that nobody has
+UNUSED = 4_000_000_000  # the identifier of no object
 
 
-def test_is_a_psycopg2_lobject(hub, connect):
+def test_a_green_object_is_a_psycopg2_lobject(hub, connect):
     lobject = hub.run(connect().lobject)
     assert isinstance(lobject, extensions.lobject)
     pattern = r"<lobject object at 0x[0-9a-f]+; closed: %d>"
@@ -79,7 +79,7 @@ def test_users_typecasters_and_factories_are_not_used(hub, connect):
 
 
 def test_functions_of_another_schema_are_not_called(hub, connect):
-    """A user's function of the same name is not called."""
+    """A user may have functions of the same names."""
 
     def run():
         connection = connect()
@@ -97,7 +97,7 @@ def test_functions_of_another_schema_are_not_called(hub, connect):
     hub.run(run)
 
 
-def test_a_server_without_the_64_bit_functions_serves(hub, connect):
+def test_a_server_without_the_64_bit_functions_works(hub, connect):
     class Old(extensions.connection):
         server_version = 90200
 
@@ -121,7 +121,7 @@ def test_a_server_without_the_64_bit_functions_serves(hub, connect):
 
 
 def test_read_past_the_end_returns_nothing(hub, connect):
-    """psycopg2 raises MemoryError."""
+    """Blocking psycopg2 raises MemoryError."""
 
     def run():
         lobject = connect().lobject()
@@ -132,7 +132,7 @@ def test_read_past_the_end_returns_nothing(hub, connect):
     hub.run(run)
 
 
-def test_lobject_is_refused_with_libpq_out_of_reach(hub, connect, monkeypatch):
+def test_lobject_raises_with_libpq_out_of_reach(hub, connect, monkeypatch):
     def libpq():
         raise psycopg2.NotSupportedError("the libpq inside psycopg2 can't be reached")
 
@@ -148,13 +148,13 @@ def test_lobject_is_refused_with_libpq_out_of_reach(hub, connect, monkeypatch):
     hub.run(run)
 
 
-def test_without_a_wait_callback_it_is_psycopg2s_own(connect, blocking_dsn_connect):
+def test_without_a_wait_callback_psycopg2s_own_lobject_is_used(connect, blocking_dsn_connect):
     connect()
     with blocking_dsn_connect() as connection:
         assert type(connection.lobject()) is extensions.lobject
 
 
-def test_an_asynchronous_connection_is_refused(connect, dsn):
+def test_lobject_of_an_asynchronous_connection_raises(connect, dsn):
     from psycopg2.extras import wait_select
 
     connection = psycopg2.connect(dsn, async_=True)

@@ -15,7 +15,7 @@ from psycogreen._psycopg2.large_objects import CHUNK
 
 @pytest.fixture
 def watcher(connect):
-    """A connection in autocommit mode, to ask the server about the others."""
+    """A connection in autocommit mode, to ask the server about other connections."""
     connection = connect()
     connection.autocommit = True
     return connection
@@ -29,7 +29,7 @@ def ask(connection, query, *args):
 
 @pytest.fixture
 def contended(hub, connect, watcher):
-    """A connection, and a large object of it that its write() waits for: another one has written to it."""
+    """A connection and its large object, whose write() waits: another connection has locked the object."""
     oid = hub.run(lambda: watcher.autocommit and ask(watcher, "SELECT lo_from_bytea(0, 'some data')"))
     other = connect()
     connection = connect()
@@ -46,7 +46,7 @@ def contended(hub, connect, watcher):
 
 @pytest.fixture
 def waiting(hub, contended, observer):
-    """The same, and a task that waits in write()."""
+    """The connection and object of `contended`, and a task that waits in write()."""
     connection, lobject, other = contended
     pid = connection.info.backend_pid
     task = hub.spawn(lobject.write, b"new")
@@ -86,7 +86,7 @@ def test_objects_are_used_side_by_side(hub, connect):
 
 
 @pytest.mark.parametrize("method", ["read", "tell", "close", "unlink"])
-def test_another_greenlet_may_not_use_the_object(hub, waiting, method):
+def test_another_greenlet_that_uses_the_object_raises(hub, waiting, method):
     _, lobject, other, task = waiting
     with pytest.raises(psycopg2.ProgrammingError, match="another greenlet"):
         hub.run(getattr(lobject, method))
@@ -96,7 +96,7 @@ def test_another_greenlet_may_not_use_the_object(hub, waiting, method):
 
 
 @pytest.mark.parametrize("method", ["commit", "rollback", "lobject", "reset"])
-def test_another_greenlet_may_not_use_the_connection(hub, waiting, method):
+def test_another_greenlet_that_uses_the_connection_of_an_object_raises(hub, waiting, method):
     connection, lobject, other, task = waiting
     with pytest.raises(psycopg2.ProgrammingError, match="another greenlet"):
         hub.run(getattr(connection, method))
@@ -109,7 +109,7 @@ def test_another_greenlet_may_not_use_the_connection(hub, waiting, method):
     hub.run(connection.rollback)
 
 
-def test_an_object_may_not_be_used_beside_a_query(hub, contended):
+def test_an_object_used_beside_a_query_raises(hub, contended):
     connection, lobject, _ = contended
     task = hub.spawn(ask, connection, "SELECT pg_sleep(0.5), 1")
     hub.wait_until(lambda: in_query(connection))
@@ -161,7 +161,7 @@ def test_close_by_another_greenlet_ends_the_call(hub, waiting):
     ("function", "message"),
     [("pg_terminate_backend", "terminating connection"), ("pg_cancel_backend", "canceling statement")],
 )
-def test_what_the_server_ends_raises_its_message(hub, waiting, watcher, function, message):
+def test_a_call_that_the_server_ends_raises_the_servers_message(hub, waiting, watcher, function, message):
     connection, lobject, _, task = waiting
     hub.run(ask, watcher, f"SELECT {function}(%s)", connection.info.backend_pid)
     with pytest.raises(psycopg2.OperationalError, match=message):
@@ -175,7 +175,7 @@ def test_what_the_server_ends_raises_its_message(hub, waiting, watcher, function
         assert hub.run(connection.lobject)
 
 
-def test_nothing_is_left(hub, contended, watcher):
+def test_objects_leave_nothing_behind(hub, contended, watcher):
     connection, lobject, other = contended
     hub.run(other.rollback)
 
@@ -225,7 +225,7 @@ def test_an_object_can_be_dropped_without_close(hub, connect):
 
 
 def test_a_slow_file_does_not_stop_the_hub(hub, connect, tmp_path):
-    """A pipe, which nobody opens at the other end for a while."""
+    """The file is a pipe whose other end is opened late."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     connection = connect()
@@ -265,7 +265,7 @@ def test_a_kill_beside_a_slow_file_leaves_nothing_open(hub, connect, tmp_path):
         task.wait()
     assert connection.closed
     before = len(descriptors())
-    os.close(os.open(pipe, os.O_WRONLY))  # lets the thread go
+    os.close(os.open(pipe, os.O_WRONLY))  # ends the thread, which waits in open()
     hub.wait_until(lambda: len(descriptors()) <= before)
 
 

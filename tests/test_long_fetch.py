@@ -1,4 +1,4 @@
-"""Large results are converted in turns with other greenlets."""
+"""While rows of a large result are converted, other greenlets get their turns."""
 
 import gc
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ QUERY = f"SELECT i AS a, i::text AS b FROM generate_series(1, {ROWS}) i"
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """The collector would stop everything for longer than a turn."""
+    """Run without the garbage collector, which would stop everything for longer than a time slice."""
     gc.collect()
     gc.disable()
     yield
@@ -26,7 +26,9 @@ def no_collector() -> Iterator[None]:
 @pytest.mark.parametrize("name", [None, "named"])
 @pytest.mark.parametrize("factory", [None, extras.NamedTupleCursor, extras.DictCursor])
 @pytest.mark.parametrize("method", ["fetchall", "fetchmany"])
-def test_others_run_meanwhile(hub: Hub, connect: Any, no_collector: None, name: Any, factory: Any, method: str) -> None:
+def test_other_greenlets_run_during_a_long_fetch(
+    hub: Hub, connect: Any, no_collector: None, name: Any, factory: Any, method: str
+) -> None:
     cursor = connect().cursor(name, cursor_factory=factory)
     hub.run(cursor.execute, QUERY)
     with hub.ticker(0.002) as ticker:
@@ -39,11 +41,11 @@ def test_others_run_meanwhile(hub: Hub, connect: Any, no_collector: None, name: 
 
 
 def slow(value: Any, cursor: Any) -> Any:
-    """A typecaster that lasts: a pause comes after some rows."""
+    """A typecaster that takes so long that the fetch pauses after some rows."""
     return sum(range(2000))
 
 
-def test_another_greenlet_that_uses_the_cursor_is_noticed(hub: Hub, connect: Any) -> None:
+def test_a_fetch_during_another_greenlets_fetch_raises(hub: Hub, connect: Any) -> None:
     cursor = connect().cursor()
     extensions.register_type(extensions.new_type((23,), "SLOW", slow), cursor)
     hub.run(cursor.execute, "SELECT generate_series(1, 5000)")
@@ -56,7 +58,7 @@ def test_another_greenlet_that_uses_the_cursor_is_noticed(hub: Hub, connect: Any
     assert cursor.fetchone() == (slow(1, cursor),)
 
 
-def test_another_cursor_may_be_used_meanwhile(hub: Hub, connect: Any) -> None:
+def test_another_cursor_works_during_a_long_fetch(hub: Hub, connect: Any) -> None:
     connection = connect()
     cursor, other = connection.cursor(), connection.cursor()
     extensions.register_type(extensions.new_type((23,), "SLOW", slow), cursor)
@@ -68,7 +70,7 @@ def test_another_cursor_may_be_used_meanwhile(hub: Hub, connect: Any) -> None:
     assert len(task.wait()) == 5000
 
 
-def test_without_a_pause_where_nobody_may_wait(hub: Hub, connect: Any) -> None:
+def test_a_long_fetch_does_not_pause_where_waiting_is_impossible(hub: Hub, connect: Any) -> None:
     cursor = connect().cursor()
     hub.run(cursor.execute, QUERY)
     assert len(hub.run_in_hub(cursor.fetchmany, ROWS // 2)) == ROWS // 2

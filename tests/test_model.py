@@ -1,7 +1,7 @@
-"""Connections used in any order, beside a plain model of what must come of it.
+"""Connections used in any order, beside a plain model that predicts the outcome.
 
-hypothesis makes up the orders. A case that fails is made shorter, and printed as a
-program. PSYCOGREEN_TEST_MODEL sets how many orders are tried.
+hypothesis makes up the orders, shortens one that fails, and prints it as a program.
+PSYCOGREEN_TEST_MODEL sets how many orders it tries.
 """
 
 import gc
@@ -36,15 +36,15 @@ STEPS = 60
 
 
 class Session:
-    """A connection, and what the model knows of it."""
+    """A connection, and the state that the model predicts for it."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        #: What its transaction has added to the table.
+        #: The rows that its transaction has added to the table.
         self.added: list[int] = []
         #: Whether its transaction can only be rolled back.
         self.failed = False
-        #: The greenlet that is in a query on it.
+        #: The task that is in a query on it.
         self.task: Task | None = None
         self.closed = False
 
@@ -127,7 +127,7 @@ class Model(RuleBasedStateMachine):
     def copy_by_execute(self, session: Session) -> None:
         with pytest.raises(psycopg2.ProgrammingError, match="can't execute COPY"):
             session.connection.cursor().execute("COPY model FROM STDIN")
-        # As blocking psycopg2's: the failed COPY has ended the transaction's hopes.
+        # As with blocking psycopg2, the failed COPY has aborted the transaction.
         session.failed = True
 
     @rule(session=sessions.filter(idle))
@@ -224,11 +224,11 @@ class Model(RuleBasedStateMachine):
     @rule()
     def fork(self) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python's, of forks beside threads
+            warnings.simplefilter("ignore")  # Python warns of forks beside threads
             pid = os.fork()
         if pid == 0:
             try:
-                self.hub.sleep(0.02)  # the copies of the greenlets may wake
+                self.hub.sleep(0.02)  # the copies of the parent's greenlets may wake
                 os._exit(0)
             finally:
                 os._exit(1)
@@ -251,10 +251,8 @@ class Model(RuleBasedStateMachine):
         self.hub.wait_until(lambda: self.observer.executing("pg_sleep(60)") == 0, timeout=5)
 
 
-@pytest.mark.timeout(300 + 5 * ORDERS)  # a failing case is made shorter meanwhile
-def test_connections_do_what_the_model_does(
-    hub: Hub, green: None, dsn: str, observe: Callable[[str], Observer]
-) -> None:
+@pytest.mark.timeout(300 + 5 * ORDERS)  # hypothesis needs time to shorten a failing case
+def test_connections_behave_as_the_model(hub: Hub, green: None, dsn: str, observe: Callable[[str], Observer]) -> None:
     """See the module."""
     machine = type("TestedModel", (Model,), {"hub": hub, "dsn": dsn, "observer": observe(dsn)})
     run_state_machine_as_test(  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""With the standard library patched or not, whichever was imported first."""
+"""Queries overlap with the standard library patched or not, in any order of imports."""
 
 import pytest
 from hubs import NAME
@@ -32,5 +32,5 @@ def test_queries_overlap_whatever_the_order(order, dsn):
     assert run_program("patching_order", NAME, *order, DSN=dsn).split() == ["overlapped", "None"]
 
 
-def test_a_native_thread_is_one_although_threads_are_patched():
+def test_a_native_thread_works_although_threads_are_patched():
     assert run_program("native_thread", NAME) == "True"

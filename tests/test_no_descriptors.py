@@ -1,4 +1,4 @@
-"""A process that has no descriptor left goes on with the connections that it has, as it does with blocking psycopg2."""
+"""A process without a free descriptor can use its open connections, as with blocking psycopg2."""
 
 import resource
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from hubs.contract import Hub
 
 @contextmanager
 def no_descriptors() -> Iterator[None]:
-    """Let the system refuse new descriptors meanwhile."""
+    """Make the system refuse new descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
@@ -21,7 +21,7 @@ def no_descriptors() -> Iterator[None]:
 
 
 def test_queries_and_commits_succeed_and_the_hub_runs(hub: Hub, connect: Callable[..., Any]) -> None:
-    """They need none but the connection's own."""
+    """A query needs no descriptor but the connection's own."""
     conn = connect()
     cursor = conn.cursor()
     cursor.execute("SELECT 1")
@@ -40,7 +40,7 @@ def test_queries_and_commits_succeed_and_the_hub_runs(hub: Hub, connect: Callabl
 
 
 def test_a_kill_ends_the_wait(hub: Hub, connect: Callable[..., Any]) -> None:
-    """The query cannot be cancelled in the server, for which a descriptor is needed."""
+    """The query goes on in the server: a cancel request would need a descriptor."""
     conn = connect()
     conn.cursor().execute("SELECT 1")
     killed = KeyError("killed")

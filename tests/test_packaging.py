@@ -1,4 +1,4 @@
-"""What is built, and what is installed where the extension can't be."""
+"""The sdist and the wheel, and installing where the extension cannot be built."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ pytestmark = [
 
 
 def run(*command, **kwargs):
-    """Run *command*; return what it prints, which a failure shows."""
+    """Run *command* and return its output, which a failure shows."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -36,7 +36,7 @@ def run(*command, **kwargs):
 def dist(tmp_path_factory):
     """The sdist, and the wheel that was built from it."""
     directory = tmp_path_factory.mktemp("dist")
-    # pip isolates one of the builds below: so what a build needs is seen to be named.
+    # Not isolated, to save time. pip isolates one build below: it fails if pyproject.toml misses a requirement.
     command = sys.executable, "-m", "build", "--no-isolation", "--outdir", directory, ROOT
     run(*command, env=environment(CFLAGS="-O0"))
     (sdist,) = directory.glob("*.tar.gz")
@@ -45,7 +45,7 @@ def dist(tmp_path_factory):
 
 
 def environment(**changes):
-    """The environment without what would choose the loop or the psycogreen."""
+    """Return the environment without the variables that choose a loop or a psycogreen."""
     unwanted = {"PSYCOGREEN_NO_EXTENSIONS", "PYTHONPATH", "CC"}
     return {name: value for name, value in os.environ.items() if name not in unwanted} | changes
 
@@ -91,14 +91,14 @@ def test_metadata_is_complete(dist):
 @pytest.mark.parametrize(
     ("conditions", "options", "hubs"),
     [
-        # What is installed is the same: between them these run the core on each hub.
+        # All install the same package; two of them run the core tests, one on each hub.
         pytest.param({"CC": "false"}, [], ["gevent"], id="compiler that fails"),
         pytest.param({"PATH": "/nowhere"}, ["--no-build-isolation"], ["eventlet"], id="no compiler"),
         pytest.param({"PSYCOGREEN_NO_EXTENSIONS": "1"}, ["--no-build-isolation"], [], id="not wanted"),
     ],
 )
 def test_the_package_installs_without_the_extension(conditions, options, hubs, dist, dsn, tmp_path):
-    """``pip install`` succeeds, says so, and what it installed works."""
+    """``pip install`` succeeds and reports the missing extension, and the installed package works."""
     sdist, _ = dist
     python = make_venv(tmp_path / "venv")
     pip = sys.executable, "-m", "pip", "--python", python
@@ -107,7 +107,7 @@ def test_the_package_installs_without_the_extension(conditions, options, hubs, d
     assert "installing the pure Python one" in log
     assert f"filename=psycogreen-{psycogreen.__version__}-py3-none-any.whl" in log
 
-    # From another directory, where no psycogreen but the installed one is found.
+    # From another directory, so that Python imports the installed psycogreen.
     program = "import psycogreen; print(psycogreen.implementation, psycogreen.__file__)"
     implementation, file = run(python, "-c", program, cwd=tmp_path, env=environment()).split()
     assert implementation == "python"
@@ -121,10 +121,10 @@ def test_the_package_installs_without_the_extension(conditions, options, hubs, d
 
 
 def make_venv(directory):
-    """A new environment that finds the packages of this one, but not its psycogreen."""
+    """Make an environment with this one's packages, except psycogreen; return its Python."""
     venv.create(directory, symlinks=True)
     python = directory / "bin" / "python"
     site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
-    # Files there are found; its own .pth files, among them an editable psycogreen's, are not read.
+    # Python imports from that directory but ignores its .pth files. One of them leads to an editable psycogreen.
     Path(site, "packages-of-the-tests.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python

@@ -1,4 +1,4 @@
-"""The wait callback is taken away for a while and put back, as people did to copy."""
+"""Programs unregister the wait callback for a while, as they had to for COPY, and register it again."""
 
 import io
 from typing import Any
@@ -10,7 +10,7 @@ from support.server_state import blocking
 
 from psycogreen._psycopg2.connection import GreenConnection
 
-# More than a socket takes at once.
+# More than a socket buffer holds.
 BIG = b"0123456789" * 1_000_000
 
 

@@ -1,4 +1,4 @@
-"""Events that were fetched together: what one greenlet does, the others of the batch survive."""
+"""Events fetched in one batch: whatever one greenlet does, the other greenlets of the batch go on."""
 
 import gc
 import os
@@ -15,8 +15,8 @@ def test_an_event_of_a_replaced_socket_wakes_nobody(hub, pipe):
 
     def replace():
         hub.wait_callback(first)
-        # The event of the second is fetched already. Its descriptor becomes a
-        # silent one, for which this greenlet waits.
+        # The reactor has already fetched the event of the second socket. Now its
+        # descriptor refers to a silent socket, for which this greenlet waits.
         os.dup2(third.fd, second.fd)
         third.fd = second.fd
         hub.wait_callback(third)
@@ -34,7 +34,7 @@ def test_an_event_of_a_replaced_socket_wakes_nobody(hub, pipe):
     assert third.polls == 2
 
 
-def test_a_batch_goes_on_after_its_greenlets_free_connections(hub, green, dsn, quick_collections):
+def test_a_batch_continues_after_its_greenlets_free_connections(hub, green, dsn, quick_collections):
     def use(number):
         for _ in range(20):
             try:
@@ -55,7 +55,7 @@ def test_a_batch_goes_on_after_its_greenlets_free_connections(hub, green, dsn, q
             task.wait()
 
 
-def test_a_greenlet_that_dies_in_the_dispatch_stops_no_other(hub, pipe, capfd):
+def test_a_greenlet_that_dies_in_the_dispatch_delays_no_other(hub, pipe, capfd):
     pipes = [pipe() for _ in range(6)]
     woken = []
 
@@ -74,7 +74,7 @@ def test_a_greenlet_that_dies_in_the_dispatch_stops_no_other(hub, pipe, capfd):
     hub.wait_until(lambda: len(woken) == 6)
     reported = capfd.readouterr().err
     assert [number for number in range(6) if f"from number {number}" in reported] == [1, 3, 5]
-    # And the reactor goes on.
+    # The reactor still works.
     task = hub.spawn(hub.wait_callback, pipes[0])
     hub.sleep(0)
     pipes[0].answer()
@@ -95,10 +95,10 @@ def test_sockets_closed_in_their_own_batch_leave_no_event(hub, pipe, ended_watch
         waited.answer()
         closed.answer()
         task.wait()
-        # And one of which there is nothing to be said.
+        # And a pipe that stays open.
         other.polls = 0
         task = hub.spawn(hub.wait_callback, other)
         hub.wait_until(lambda: other.polls)
         other.answer()
         task.wait()
-    assert not ended_watches  # the reactor had no need to begin anew
+    assert not ended_watches  # the reactor did not need a new epoll instance

@@ -1,4 +1,4 @@
-"""The child of a fork: it shares the parent's epoll instances in the kernel, and runs copies of its greenlets."""
+"""The child of a fork shares the parent's epoll instances in the kernel, and has copies of its greenlets."""
 
 import os
 
@@ -11,7 +11,7 @@ import psycogreen
 
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(60)]
 
-# What a test needs.
+# Conditions of some tests.
 reactor_only = pytest.mark.skipif(psycogreen.implementation == "python", reason="a hub's watchers are in its child too")
 replaceable_hub = pytest.mark.skipif(
     EVENTLET_ON_ASYNCIO, reason="asyncio's loop can't run within a loop, so this hub can't be replaced"
@@ -26,7 +26,7 @@ def test_parent_and_child_go_on_after_a_fork(dsn):
 
 @reactor_only
 @replaceable_hub
-def test_a_child_is_not_woken_by_what_comes_for_the_parent(dsn):
+def test_a_child_is_not_woken_by_answers_to_the_parent(dsn):
     assert float(run_program("fork_sleeping_child", DSN=dsn)) < SLEEP_TAKES
 
 

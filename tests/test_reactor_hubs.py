@@ -1,4 +1,4 @@
-"""Hubs that come, go and end, and the threads that have one."""
+"""Hubs that are created, replaced and ended, and threads with hubs of their own."""
 
 import os
 
@@ -13,7 +13,7 @@ import psycogreen
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(60)]
 
 
-# In gevent's debug mode: a loop that is destroyed takes with it the watchers that nobody can close any more.
+# In gevent's debug mode, watchers warn if their loop is destroyed before they are closed.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <function watcher.__del__")
 def test_threads_with_hubs_of_their_own_leave_no_reactor(hub, connect):
     def one_thread():
@@ -80,7 +80,7 @@ def test_the_hub_ends_by_itself(situation, dsn):
 
 
 @pytest.mark.parametrize("last", ["idle", "parked"])
-def test_a_process_ends_in_silence(last, dsn):
+def test_a_process_exits_without_output(last, dsn):
     run_program("process_ends", last, DSN=dsn)
 
 
@@ -120,7 +120,7 @@ def test_the_switch_out_hook_of_a_greenlet_is_called(hub, connect):
         done.append(True)
 
     connection, switched, done = hub.run(connect), [], []
-    hub.run(several)  # in a greenlet without it
+    hub.run(several)  # in a greenlet without the hook
     done.clear()
     hub.call_soon(Hooked(several, hub.run_in_hub(greenlet.getcurrent)).switch)
     hub.wait_until(lambda: done)

@@ -1,4 +1,4 @@
-"""An event that comes for nobody: it keeps no hub busy, and takes nothing from the next query."""
+"""An event for which no greenlet waits keeps no hub busy, and disturbs no later query."""
 
 import os
 import select
@@ -44,12 +44,12 @@ def test_a_notification_to_an_idle_connection_keeps_no_hub_busy(hub, connect, en
         hub.run(execute, other, "NOTIFY quiet")
         hub.wait_until(lambda: select.select([idle], [], [], 0)[0])
         assert sleep_takes(hub.sleep) < SLEEP_TAKES
-        # The user's own wait for notifications stands beside the reactor.
+        # Users wait for notifications through the hub, beside the reactor.
         hub.run(hub.wait_readable, idle.fileno(), 5)
         assert hub.run(execute, idle, "SELECT pg_sleep(0.01), 7").fetchone()[1] == 7
         assert len(idle.notifies) == 1
         del idle.notifies[:]
-    assert not ended_watches  # the reactor had no need to begin anew
+    assert not ended_watches  # the reactor did not need a new epoll instance
 
 
 def test_a_notification_beside_a_parked_query_keeps_no_hub_busy(hub, connect):
@@ -64,7 +64,7 @@ def test_a_notification_beside_a_parked_query_keeps_no_hub_busy(hub, connect):
         hub.run(execute, connection, "LISTEN quiet", 3)
     hub.run(execute, waiting, "UNLISTEN quiet")
     task = hub.spawn(execute, waiting, "SELECT pg_sleep(1)")
-    # From a thread, so that it is the only event for this hub's reactor.
+    # From a thread, so that this hub's reactor gets no event but the notification.
     hub.run_in_thread(execute, other, "NOTIFY quiet")
     hub.wait_until(lambda: select.select([idle], [], [], 0)[0])
     assert sleep_takes(hub.sleep) < SLEEP_TAKES
@@ -85,14 +85,14 @@ def test_a_closed_descriptor_that_has_a_duplicate_keeps_no_hub_busy(hub, connect
     hub.wait_until(lambda: select.select([duplicate], [], [], 0)[0])
     assert sleep_takes(hub.sleep) < SLEEP_TAKES
     hub.run(query, other)
-    # The reactor began anew, and nothing of what it was is left.
+    # The reactor has a new epoll instance, and the old one is closed.
     assert (hub.watched(), len(descriptors())) == before
     os.close(duplicate)
 
 
 @pytest.mark.filterwarnings("ignore::psycogreen.SetupWarning")
 def test_a_killed_query_with_a_duplicate_leaves_no_event(hub, green, dsn, ended_watches):
-    # Alone, without the cancel request: the server's answer comes to the duplicate.
+    # Without a cancel request, the server's answer reaches the duplicate.
     hub.adapter.make_psycopg_green(connections=False)
     connections = [hub.run(psycopg2.connect, dsn) for _ in range(2)]
 
@@ -116,4 +116,4 @@ def test_a_killed_query_with_a_duplicate_leaves_no_event(hub, green, dsn, ended_
         hub.run(query, other, 0.001)
     os.close(duplicate)
     other.close()
-    assert not ended_watches  # the reactor had no need to begin anew
+    assert not ended_watches  # the reactor did not need a new epoll instance

@@ -1,4 +1,4 @@
-"""Signal handlers that wait, or raise, at a bad moment lose nobody's wake-up."""
+"""A signal handler that waits or raises at a bad moment loses no greenlet's wake-up."""
 
 import contextlib
 
@@ -36,7 +36,7 @@ def test_queries_go_on_after_a_signal_handler_raised_in_the_hub(kind, hub, conne
     connection = hub.run(connect)
     hub.run(query)
     due.append(True)
-    # Here, where the hub has nothing else to wait for.
+    # In the main greenlet, while the hub has nothing else to wait for.
     if kind is KeyboardInterrupt and psycogreen.implementation == "cython":
         with pytest.raises(KeyboardInterrupt):  # the hub hands it on to the main greenlet
             query()
@@ -51,7 +51,7 @@ def test_queries_go_on_after_a_signal_handler_raised_in_the_hub(kind, hub, conne
 def test_wait_in_a_signal_handler_keeps_the_wakeup(when, hub, connect, monkeypatch):
     if when == "switch" and NAME == "asyncio":
         pytest.skip("its greenlets switch to the loop directly")
-    # So may a __del__. Its wait must not use up what wakes the greenlet.
+    # A signal handler or a __del__ may wait in any greenlet. It must not consume that greenlet's wake-up.
     connection, other = hub.run(connect), hub.run(connect)
     due = []
 

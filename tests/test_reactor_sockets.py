@@ -1,4 +1,4 @@
-"""The reactor knows each connection's socket: which one it is, who waits for it, and when it has nothing to say."""
+"""The reactor keeps a record of each connection's socket: its descriptor, its waiter, and its events."""
 
 import copy
 import gc
@@ -52,7 +52,7 @@ def test_others_run_while_a_connect_asks_for_a_wait_again_and_again(hub, fake_co
     assert ran
 
 
-def test_a_parked_greenlet_that_nobody_else_refers_to_is_woken(hub, connect, quick_collections):
+def test_a_parked_greenlet_without_other_references_is_woken(hub, connect, quick_collections):
     results = []
 
     def query():
@@ -97,7 +97,7 @@ def test_a_reused_descriptor_wakes_its_new_connection(hub, green, dsn):
 
 @pytest.mark.filterwarnings("ignore::psycogreen.SetupWarning")
 def test_queries_answer_when_the_descriptor_changed_while_connecting(hub, green, fake_server, tcp_dsn):
-    # libpq itself goes on to the next host: green connections try one at a time.
+    # Here libpq itself goes on to the next host; green connections give it one host at a time.
     hub.adapter.make_psycopg_green(connections=False)
 
     given = psycopg2.extensions.parse_dsn(tcp_dsn)
@@ -156,8 +156,8 @@ def test_two_waiters_of_one_socket_are_both_woken(hub, pipe):
         task.wait()
 
 
-def test_a_second_waiter_of_one_connection_is_refused(hub, pipe, connect):
-    # The first of the two to poll would take the other's answer.
+def test_a_second_waiter_of_one_connection_raises(hub, pipe, connect):
+    # Otherwise the first of the two to poll would take the other's answer.
     shared = pipe()
     task = hub.spawn(hub.wait_callback, shared)
     hub.wait_until(lambda: shared.polls)
@@ -166,9 +166,9 @@ def test_a_second_waiter_of_one_connection_is_refused(hub, pipe, connect):
     shared.answer()
     task.wait()
 
-    # And the query under way goes on.
+    # The query that is under way goes on.
     connection = hub.run(connect)
-    for _ in range(2):  # before and after the reactor knows it
+    for _ in range(2):  # before and after the reactor has a record of the connection
         cursor = connection.cursor()
         task = hub.spawn(cursor.execute, "SELECT pg_sleep(0.2), 'answer'")
         hub.wait_until(lambda: in_query(connection))
@@ -183,7 +183,7 @@ def test_a_kill_leaves_the_new_owner_of_the_descriptor_armed(hub, pipe):
     old = pipe()
     killed = hub.spawn(hub.wait_callback, old)
     hub.wait_until(lambda: old.polls)
-    # As when a greenlet closes the connection for which another waits.
+    # As if a greenlet had closed the connection for which another waits.
     old.mine.close()
     new = pipe()
     assert new.fd == old.fd
@@ -197,24 +197,24 @@ def test_a_kill_leaves_the_new_owner_of_the_descriptor_armed(hub, pipe):
 
 
 @pytest.mark.skipif(psycogreen.implementation == "python", reason="no reactor here")
-def test_a_waiter_of_a_closed_socket_is_told(hub, pipe):
+def test_a_waiter_of_a_closed_socket_gets_an_error(hub, pipe):
     lost, held = pipe(), pipe()
     task = hub.spawn(hub.wait_callback, lost)
     hub.wait_until(lambda: lost.polls)
     duplicate = os.dup(held.fd)
     lost.mine.close()
     held.mine.close()
-    held.answer()  # of which epoll goes on to tell
+    held.answer()  # epoll reports it although the descriptor is closed
     with pytest.raises(OSError, match="Bad file descriptor"):
         task.wait()
     os.close(duplicate)
 
 
 @pytest.mark.skipif(psycogreen.poller is None, reason="no reactor here")
-def test_the_record_of_a_connection_goes_with_it(hub, green, dsn):
+def test_a_freed_connection_frees_its_record(hub, green, dsn):
     connections = [psycopg2.connect(dsn) for _ in range(5)]
     for connection in connections:
         hub.run(connection.cursor().execute, "SELECT 1")
     with_them = objects("Socket")
     del connections, connection
-    hub.wait_until(lambda: objects("Socket") <= with_them - 3)  # the reactor keeps the last ones
+    hub.wait_until(lambda: objects("Socket") <= with_them - 3)  # the reactor keeps the last records

@@ -1,4 +1,4 @@
-"""Large results: they are read in few turns, and leave the others theirs."""
+"""The reactor reads large results in few turns of the hub, and delays no other greenlet."""
 
 import select
 import time
@@ -11,7 +11,7 @@ import psycogreen
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(60)]
 
 
-def test_large_results_leave_the_others_their_turn(hub, connect):
+def test_large_results_delay_no_other_greenlet(hub, connect):
     def read():
         cursor = connect().cursor()
         cursor.execute("SELECT repeat('x', 1000) FROM generate_series(1, 50000)")
@@ -23,20 +23,20 @@ def test_large_results_leave_the_others_their_turn(hub, connect):
     assert ticker.ticks > 20
 
 
-def test_many_large_results_leave_the_others_their_turn(hub, pipe):
+def test_many_large_results_delay_no_other_greenlet(hub, pipe):
     def read_on():
-        # There is always more.
+        # Until the end, there is always more to read.
         return 1 if time.process_time() < end else 0
 
     pipes = [pipe() for _ in range(40)]
     for large in pipes:
         large.poll = read_on
         large.answer()
-    end = time.process_time() + 0.5  # of this process alone, whoever else is on the machine
+    end = time.process_time() + 0.5  # CPU time: other processes do not count
     with hub.ticker(0.001) as ticker:
         for task in [hub.spawn(hub.wait_callback, large) for large in pipes]:
             task.wait()
-    # 12 if each had a turn of its own.
+    # It would be 12 if each large result took a time slice of its own.
     assert ticker.ticks > 30
 
 
@@ -45,9 +45,9 @@ class Large(Pipe):
 
     def __init__(self):
         super().__init__()
-        #: Polls that found nothing to read.
+        #: How many polls had nothing to read.
         self.futile = 0
-        #: What to call at each poll.
+        #: Called at each poll.
         self.each = lambda: None
 
     def poll(self):
@@ -65,7 +65,7 @@ class Large(Pipe):
 
 @pytest.fixture
 def large(hub, pipe):
-    """A large result that is under way: its greenlet is parked."""
+    """A large result under way, whose greenlet is parked."""
     result = pipe(Large)
     task = hub.spawn(hub.wait_callback, result)
     hub.wait_until(lambda: result.polls)
@@ -77,18 +77,18 @@ def large(hub, pipe):
 
 
 def read_by(hub, large, polls):
-    """Wait until *large* was polled so often and has parked again."""
+    """Wait until *large* was polled *polls* times and its greenlet has parked again."""
     hub.wait_until(lambda: large.polls >= polls and not select.select([large], [], [], 0)[0])
 
 
-def test_few_polls_of_a_large_result_find_nothing(hub, large):
+def test_few_polls_of_a_large_result_are_futile(hub, large):
     for _ in range(10):
-        # One that has gone well for long is not asked any more whether there is more, for a while.
+        # After many polls with data, the loop polls for a while without asking whether there is more.
         polls = large.polls
         large.piece(1000)
         read_by(hub, large, polls + 1000)
         assert large.futile <= 7
-        # But the next time it is, at first.
+        # But at the beginning of the next time slice it asks.
         for pieces, futile in (1, 0), (2, 1):
             large.futile = 0
             polls = large.polls
@@ -98,7 +98,7 @@ def test_few_polls_of_a_large_result_find_nothing(hub, large):
         large.futile = 0
 
 
-def test_no_poll_finds_nothing_after_the_turn_of_a_large_result(hub, large):
+def test_no_poll_is_futile_after_a_large_result_has_yielded(hub, large):
     def take_the_turn():
         begun = time.monotonic()
         while time.monotonic() - begun < 0.002:
@@ -116,7 +116,7 @@ def test_no_poll_finds_nothing_after_the_turn_of_a_large_result(hub, large):
         assert large.futile == 0
 
 
-def test_slow_polls_leave_the_others_their_turn(hub, large):
+def test_slow_polls_delay_no_other_greenlet(hub, large):
     in_turns = [0]
 
     def note():
@@ -134,11 +134,11 @@ def test_slow_polls_leave_the_others_their_turn(hub, large):
 
 
 @pytest.mark.skipif(psycogreen.implementation == "python", reason="it parks for each piece")
-def test_a_large_result_is_read_in_one_turn(hub, large):
+def test_a_large_result_is_read_in_one_time_slice(hub, large):
     turns = 0
     seen = []
     large.each = lambda: seen.append(turns)
-    # When other processes have the processor meanwhile its time is over sooner.
+    # Tried again because other processes on the processor can use up the time slice.
     for turn in range(50):
         polls = large.polls
         seen.clear()

@@ -1,4 +1,4 @@
-"""A COPY handed to execute() by mistake, and a COPY beside a callback that is not ours."""
+"""A COPY passed to execute() by mistake, and a COPY beside a callback that is not ours."""
 
 import io
 from typing import Any
@@ -32,7 +32,7 @@ def test_rows_of_a_refused_copy_are_dropped_beside_other_greenlets(hub: Hub, con
     assert hub.run(usable, connection)
 
 
-def test_kill_while_a_refused_copy_ends_closes_the_connection(hub: Hub, connect: Any, monkeypatch: Any) -> None:
+def test_a_kill_while_a_refused_copy_ends_closes_the_connection(hub: Hub, connect: Any, monkeypatch: Any) -> None:
     connection = connect()
     task = hub.spawn(refuse, connection, f"{MUCH}; SELECT pg_sleep(60)")
     hub.wait_until(lambda: "_green_poll" in vars(connection))
@@ -44,7 +44,7 @@ def test_kill_while_a_refused_copy_ends_closes_the_connection(hub: Hub, connect:
 
 
 @pytest.mark.parametrize("statement", ["COPY pg_temp.items FROM STDIN", "COPY pg_temp.items TO STDOUT"])
-def test_refused_beside_a_callback_that_is_not_ours(hub: Hub, connect: Any, statement: str) -> None:
+def test_a_refused_copy_raises_beside_a_callback_that_is_not_ours(hub: Hub, connect: Any, statement: str) -> None:
     connection = connect()
     hub.run(connection.cursor().execute, "CREATE TEMPORARY TABLE items (n int); COMMIT")
     ours = get_wait_callback()
@@ -57,7 +57,7 @@ def test_refused_beside_a_callback_that_is_not_ours(hub: Hub, connect: Any, stat
     assert hub.run(usable, connection)
 
 
-def test_copy_beside_a_callback_that_is_not_ours(hub: Hub, connect: Any) -> None:
+def test_copy_works_beside_a_callback_that_is_not_ours(hub: Hub, connect: Any) -> None:
     connection = connect()
     cursor = connection.cursor()
     hub.run(cursor.execute, "CREATE TEMPORARY TABLE items (text text)")
@@ -74,7 +74,9 @@ def test_copy_beside_a_callback_that_is_not_ours(hub: Hub, connect: Any) -> None
     assert connection.get_transaction_status() == extensions.TRANSACTION_STATUS_INTRANS
 
 
-def test_closed_where_libpq_is_out_of_reach(hub: Hub, connect: Any, monkeypatch: Any) -> None:
+def test_a_refused_copy_closes_the_connection_where_libpq_is_out_of_reach(
+    hub: Hub, connect: Any, monkeypatch: Any
+) -> None:
     from psycogreen import _libpq
 
     monkeypatch.setitem(_libpq._PROTOTYPES, "PQnix", (None, []))
@@ -82,7 +84,7 @@ def test_closed_where_libpq_is_out_of_reach(hub: Hub, connect: Any, monkeypatch:
     try:
         connection = connect()
         hub.run(refuse, connection, "COPY pg_class TO STDOUT")
-        assert connection.closed  # a pool drops it
+        assert connection.closed  # so that a pool drops it
     finally:
         monkeypatch.undo()
         _libpq.libpq.cache_clear()

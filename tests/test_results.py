@@ -1,4 +1,4 @@
-"""What comes out of green psycopg2 is what comes out of blocking psycopg2."""
+"""Green psycopg2 returns and raises the same as blocking psycopg2."""
 
 import hashlib
 
@@ -79,7 +79,7 @@ def error_in_mid_query(connection):
 
 
 def unique_violation(connection):
-    # Not a temporary one: the schema's name, which differs, is in the error.
+    # Not a temporary table: the error would show its schema, whose name differs.
     execute(connection, "CREATE TABLE rolled_back (id int PRIMARY KEY)")
     execute(connection, "INSERT INTO rolled_back VALUES (1)")
     return outcome(execute, connection, "INSERT INTO rolled_back VALUES (1)"), state(connection)
@@ -256,7 +256,7 @@ CORE = {one_row, zero_rows, hundred_thousand_rows, error_in_mid_query, transacti
     "scenario",
     [pytest.param(s, marks=pytest.mark.core if s in CORE else (), id=s.__name__) for s in SCENARIOS],
 )
-def test_the_outcome_is_that_of_blocking_psycopg2(scenario, connect, blocking_dsn_connect, hub):
+def test_the_outcome_equals_blocking_psycopg2s(scenario, connect, blocking_dsn_connect, hub):
     with blocking_dsn_connect() as connection:
         expected = scenario(connection)
     connection = connect()
@@ -267,8 +267,8 @@ def test_the_outcome_is_that_of_blocking_psycopg2(scenario, connect, blocking_ds
 
 
 def test_a_session_killed_by_the_server_raises_as_blocking(connect, hub):
-    # Here psycopg2's green mode differs from its blocking one, which raises
-    # AdminShutdown: with any wait callback, so also with psycopg2's own.
+    # Blocking psycopg2 raises AdminShutdown. With any wait callback it does not, so
+    # psycopg2's own wait callback is the comparison here.
     ours = get_wait_callback()
     set_wait_callback(psycopg2.extras.wait_select)
     expected = killed_by_the_server(connect())
@@ -277,7 +277,7 @@ def test_a_session_killed_by_the_server_raises_as_blocking(connect, hub):
 
 
 @pytest.mark.parametrize("scenario", [fifty_megabytes_in_many_rows, fifty_megabytes_sent], ids=lambda s: s.__name__)
-def test_a_large_transfer_is_as_the_blocking_driver_and_others_run(scenario, connect, blocking_dsn_connect, hub):
+def test_a_large_transfer_ends_as_blocking_while_others_run(scenario, connect, blocking_dsn_connect, hub):
     with blocking_dsn_connect() as connection:
         expected = scenario(connection)
     connection = connect()
@@ -292,12 +292,12 @@ def test_notifications_arrive(connect, hub):
         connection.autocommit = True
     execute(listener, "LISTEN channel")
     execute(sender, "NOTIFY channel, 'first'")
-    # Taken along by a query of the listener's own.
+    # A query on the listener's connection collects notifications.
     hub.wait_until(lambda: execute(listener, "SELECT 1") and listener.notifies)
     assert [(n.pid, n.channel, n.payload) for n in listener.notifies] == [(sender.info.backend_pid, "channel", "first")]
     del listener.notifies[:]
 
-    # Waited for by the hub's own means, as users do.
+    # Users wait for notifications with the hub's own functions.
     def listen():
         while not listener.notifies:
             hub.wait_readable(listener.fileno())

@@ -1,4 +1,4 @@
-"""What run_matrix.py reports of tests that are slow, fail or are flaky."""
+"""run_matrix.py reports tests that are slow, fail or are flaky."""
 
 import sys
 from pathlib import Path
@@ -32,8 +32,8 @@ def test_that_is_skipped():
 
 @pytest.fixture
 def lines(dsn: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Run a sample of tests, once; return the lines that the runner printed, and its exit status."""
-    # The sample asks no server: naming one saves the start of two.
+    """Run a sample of tests; return the lines that the runner printed, and its exit status."""
+    # The sample uses no server. The runner would start two if none were named.
     monkeypatch.setenv("PSYCOGREEN_TEST_DSN", dsn)
     monkeypatch.setenv("PSYCOGREEN_TEST_TLS_DSN", dsn)
     monkeypatch.setattr(run_matrix, "combinations", lambda *chosen: [("the run", {}, "")])

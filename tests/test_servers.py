@@ -1,4 +1,4 @@
-"""The servers of examples/: each serves concurrently in one worker, and stops and reloads without losing a request."""
+"""The servers of examples/ serve concurrently in one worker, and stop and reload without losing a request."""
 
 import os
 import re
@@ -53,23 +53,23 @@ compiled = pytest.mark.parametrize("loop", ["cython"], indirect=True)
 
 
 def workers(server, loop):
-    """Return the ids of the workers that have said that psycopg2 is green there."""
+    """Return the ids of the workers that have logged that psycopg2 is green."""
     return re.findall(rf"Worker (\d+): psycopg2 is green \({loop} loop\)", server.log())
 
 
 def serves_at_once(server, loop):
-    """Have many requests sit in PostgreSQL at once, in one worker."""
+    """Check that one worker has many requests waiting for PostgreSQL at once."""
 
     def took():
         started = time.monotonic()
         pages = server.ask_at_once(AT_ONCE)
         took = time.monotonic() - started
-        found = [PAGE.fullmatch(page).groups() for page in pages]
-        assert {worker for worker, _ in found} == set(workers(server, loop))
-        assert len({backend for _, backend in found}) == AT_ONCE
+        matches = [PAGE.fullmatch(page).groups() for page in pages]
+        assert {worker for worker, _ in matches} == set(workers(server, loop))
+        assert len({backend for _, backend in matches}) == AT_ONCE
         return took
 
-    # One after another they take twice that, however often one tries.
+    # One after the other, the requests would take twice that at every try.
     wait_until(lambda: took() < AT_ONCE * 0.3 / 2)
 
 
@@ -97,13 +97,13 @@ class TestGunicorn:
         indirect=["loop"],
         ids=["compiled", "compiled-preload", "pure"],
     )
-    def test_serves_reloads_and_stops(self, gunicorn, loop, options):
+    def test_gunicorn_serves_reloads_and_stops(self, gunicorn, loop, options):
         server = gunicorn(*options)
         serves_at_once(server, loop)
         with server.load(AT_ONCE) as load:
             wait_until(lambda: server.at_once() == AT_ONCE)
             server.send_signal(signal.SIGHUP)
-            old, new = server.wait_for(lambda: len(found := workers(server, loop)) == 2 and found)
+            old, new = server.wait_for(lambda: len(ids := workers(server, loop)) == 2 and ids)
             server.wait_for(lambda: f"Worker exiting (pid: {old})" in server.log())
             wait_until(lambda: server.at_once() == AT_ONCE)
         assert load.failures == []
@@ -121,7 +121,7 @@ class TestGunicorn:
 
     @compiled
     def test_a_pool_made_before_the_fork_serves(self, gunicorn, tmp_path):
-        # It connects with its lock held.
+        # The pool connects while it holds its lock.
         (tmp_path / "pooled.py").write_text(POOLED)
         server = gunicorn("--preload", "--pythonpath", str(tmp_path), application="pooled:application")
         assert server.ask_at_once(AT_ONCE) == ["done"] * AT_ONCE
@@ -134,9 +134,9 @@ class TestGunicorn:
             wait_until(lambda: server.at_once() == AT_ONCE)
             (killed,) = workers(server, loop)
             os.kill(int(killed), signal.SIGKILL)
-            _, new = server.wait_for(lambda: len(found := workers(server, loop)) == 2 and found)
+            _, new = server.wait_for(lambda: len(ids := workers(server, loop)) == 2 and ids)
             server.wait_for(lambda: any(PAGE.fullmatch(page)[1] == new for page in load.pages))
-        # Those that were in it, and no more.
+        # Only requests that the killed worker was serving.
         assert 0 < len(load.failures) <= AT_ONCE
         assert server.stop() == 0
 
@@ -167,7 +167,7 @@ class TestCelery:
 
     @pytest.fixture
     def send(self, folder, environment):
-        """Put that many tasks into the queue, numbered from 0; return their ids."""
+        """Return a function that queues a number of tasks, numbered from 0, and returns their ids."""
 
         def send(number, seconds):
             script = f"import tasks; print(*[tasks.sleep.delay(n, {seconds}).id for n in range({number})])"
@@ -177,7 +177,7 @@ class TestCelery:
 
     @pytest.fixture
     def revoke(self, folder, environment):
-        """Have the worker terminate the tasks of these ids."""
+        """Return a function that makes the worker terminate the tasks with these ids."""
 
         def revoke(ids):
             script_of(folder, environment, f"import tasks; tasks.app.control.revoke({ids}, terminate=True)")
@@ -186,7 +186,7 @@ class TestCelery:
 
     @pytest.fixture
     def work(self, serve, folder, environment, pool):
-        """Start a worker."""
+        """Return a function that starts a worker."""
 
         def work(*options):
             command = [sys.executable, "-W", "ignore", "-m", "celery", "-A", "tasks", "worker", "-P", pool]
@@ -194,13 +194,13 @@ class TestCelery:
 
         return work
 
-    def test_works_and_stops(self, send, work, pool, loop):
+    def test_celery_works_and_stops(self, send, work, pool, loop):
         number = 3 * AT_ONCE
         send(number, 1)
         worker = work("-c", str(AT_ONCE))
         (_,) = workers(worker, loop)
         wait_until(lambda: worker.at_once() == AT_ONCE)
-        # What it has begun it ends, what it has only fetched it gives back.
+        # The worker finishes the tasks that it has begun, and gives back those that it has only fetched.
         assert worker.stop() == 0
         first = done(worker)
         assert AT_ONCE <= len(first) < number
@@ -221,7 +221,7 @@ class TestCelery:
 
 
 def script_of(folder, environment, script):
-    """Run *script* in that folder; return what it printed."""
+    """Run *script* in *folder*; return its output."""
     return subprocess.run(
         [sys.executable, "-c", script],
         cwd=folder,

@@ -1,4 +1,4 @@
-"""A wrong set-up warns once, and says what to do. Wrong options are refused."""
+"""A wrong set-up warns once, and the warning says what to do. Wrong options raise."""
 
 import functools
 import sys
@@ -24,7 +24,7 @@ patching = pytest.mark.skipif(NAME == "asyncio", reason="asyncio patches nothing
 
 @pytest.fixture(autouse=True)
 def nothing_was_said(monkeypatch):
-    """As in a new process."""
+    """Let each test begin without warnings given, as a new process does."""
     monkeypatch.setattr(_setup_warnings, "_given", set())
 
 
@@ -38,7 +38,7 @@ def wait_select(connection):
     psycopg2.extras.wait_select(connection)
 
 
-def test_another_callback_in_our_place_is_told_of_once(connect, dsn):
+def test_another_callback_in_our_place_warns_once(connect, dsn):
     set_wait_callback(wait_select)
     with pytest.warns(SetupWarning, match="wait_select is registered with psycopg2 in place of psycogreen's") as given:
         connect()
@@ -46,21 +46,21 @@ def test_another_callback_in_our_place_is_told_of_once(connect, dsn):
     connect()  # would raise
 
 
-def test_a_paused_callback_is_no_matter(connect):
+def test_a_paused_callback_does_not_warn(connect):
     set_wait_callback(None)
     connect()
 
 
-def test_another_adapter_is_told_of(make_green):
+def test_another_adapter_warns(make_green):
     make_green()
     other = import_module(f"psycogreen.{OTHER}")
     with pytest.warns(SetupWarning, match=rf"psycogreen.{OTHER}.make_psycopg_green\(\) was called after .*\.{NAME}, "):
         other.make_psycopg_green()
     set_wait_callback(None)
-    make_green()  # after an end, a new beginning
+    make_green()  # unregistered before, so no warning
 
 
-def test_other_options_are_told_of(make_green):
+def test_other_options_warn(make_green):
     make_green(cancel=False)
     make_green(cancel=False)
     with pytest.warns(SetupWarning, match=r"called again, with cancel=True \(before: False\)") as given:
@@ -68,7 +68,7 @@ def test_other_options_are_told_of(make_green):
     assert given[0].filename == __file__
 
 
-def test_connections_made_before_are_told_of(make_green, blocking_dsn_connect, monkeypatch):
+def test_connections_made_before_warn(make_green, blocking_dsn_connect, monkeypatch):
     monkeypatch.setattr(activate, "_registered", None)
     with blocking_dsn_connect():
         with pytest.warns(SetupWarning, match="not green, made before"):
@@ -76,7 +76,7 @@ def test_connections_made_before_are_told_of(make_green, blocking_dsn_connect, m
         make_green()
 
 
-def test_another_librarys_hub_is_told_of(dsn):
+def test_another_librarys_hub_warns(dsn):
     script = """
         import importlib, sys, warnings
         adapter, running, dsn = sys.argv[1:]
@@ -104,8 +104,8 @@ def test_another_librarys_hub_is_told_of(dsn):
 
 
 @patching
-def test_a_framework_without_monkey_patching_is_told_of(connect, hub, monkeypatch):
-    hub.sleep()  # there is a hub now
+def test_a_framework_without_monkey_patching_warns(connect, hub, monkeypatch):
+    hub.sleep()  # creates the hub
     monkeypatch.setitem(sys.modules, "django.db", types.ModuleType("django.db"))
     with pytest.warns(SetupWarning, match=f"Django is used on {NAME}, and the standard library is not monkey-patched"):
         hub.run(connect)
@@ -113,7 +113,7 @@ def test_a_framework_without_monkey_patching_is_told_of(connect, hub, monkeypatc
 
 
 @patching
-def test_a_patched_framework_is_no_matter(dsn):
+def test_a_patched_framework_does_not_warn(dsn):
     patch = {"gevent": "gevent.monkey; gevent.monkey.patch_all()", "eventlet": "eventlet; eventlet.monkey_patch()"}
     script = f"""
         import {patch[NAME]}
@@ -130,7 +130,7 @@ def test_a_patched_framework_is_no_matter(dsn):
 
 
 @patching
-def test_uwsgi_that_does_not_run_the_library_is_told_of(make_green, monkeypatch):
+def test_uwsgi_that_does_not_run_the_library_warns(make_green, monkeypatch):
     monkeypatch.setitem(sys.modules, "uwsgi", types.SimpleNamespace(opt={"processes": b"1"}))
     with pytest.warns(SetupWarning, match=f"uWSGI does not run {NAME}"):
         make_green()
@@ -139,7 +139,7 @@ def test_uwsgi_that_does_not_run_the_library_is_told_of(make_green, monkeypatch)
 
 
 @pytest.mark.skipif(NAME == "asyncio", reason="a child process has a new loop")
-def test_a_connection_from_before_a_fork_is_told_of(dsn):
+def test_a_connection_from_before_a_fork_warns(dsn):
     script = """
         import importlib, os, sys, warnings
         name, dsn = sys.argv[1:]
@@ -190,18 +190,18 @@ def test_a_connection_from_before_a_fork_is_told_of(dsn):
         ({"patience": 5}, TypeError, "patience"),
     ],
 )
-def test_wrong_options_are_refused(options, error, message, make_green):
+def test_wrong_options_raise(options, error, message, make_green):
     with pytest.raises(error, match=message):
         make_green(**options)
     assert psycopg2.extensions.get_wait_callback() is None
 
 
-def test_options_have_names(make_green):
+def test_options_are_keyword_only(make_green):
     with pytest.raises(TypeError):
         make_green("no")
 
 
-def test_an_old_psycopg2_is_refused(make_green, monkeypatch):
+def test_an_old_psycopg2_raises(make_green, monkeypatch):
     monkeypatch.setattr(psycopg2, "__version__", "2.8.6 (dt dec pq3 ext lo64)")
     with pytest.raises(ImportError, match=r"needs psycopg2 2\.9 or later, and this is 2\.8\.6: pip install --upgrade"):
         make_green()

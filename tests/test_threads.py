@@ -13,7 +13,7 @@ pytestmark = pytest.mark.hub
 
 
 @pytest.mark.core
-def test_a_thread_without_a_hub_waits_alone(connect, hub):
+def test_a_thread_without_a_hub_blocks_only_itself(connect, hub):
     connection = connect()
 
     def query():
@@ -43,7 +43,7 @@ def test_errors_reach_a_thread_without_a_hub(connect, hub):
 
 @pytest.mark.skipif(NAME == "eventlet", reason="eventlet's callback only accepts a timeout")
 @pytest.mark.parametrize("state", [POLL_READ, POLL_WRITE])
-def test_a_timeout_strikes_in_a_thread_without_a_hub(state, fake_connection, hub):
+def test_a_timeout_raises_in_a_thread_without_a_hub(state, fake_connection, hub):
     connection = fake_connection(state)
     connection.fill()
     callback = functools.partial(hub.wait_callback, timeout=0.1)
@@ -55,8 +55,8 @@ def test_a_timeout_strikes_in_a_thread_without_a_hub(state, fake_connection, hub
 
 @pytest.mark.skipif(NAME == "eventlet", reason="eventlet's callback only accepts a timeout")
 @pytest.mark.parametrize("limit", [0, -1, -5])
-def test_no_time_at_all_strikes_at_once_in_a_thread_without_a_hub(limit, fake_connection, hub):
-    # As in a greenlet: see there.
+def test_a_timeout_of_zero_raises_at_once_in_a_thread_without_a_hub(limit, fake_connection, hub):
+    # In a greenlet it raises as well.
     callback = functools.partial(hub.wait_callback, timeout=limit)
     for run in hub.run, hub.run_in_thread:
         with pytest.raises(TimeoutError, match="^timed out$"):
@@ -73,7 +73,7 @@ def test_eventlet_accepts_a_timeout_in_a_thread_without_a_hub(limit, connect, hu
 
 
 def test_a_thread_without_a_hub_waits_for_what_poll_asked_for(fake_connection, hub):
-    # Ready for the other thing it would poll on and on.
+    # Each socket is ready for what its connection does not wait for. A wrong wait would poll again and again.
     reading, writing = fake_connection(POLL_READ), fake_connection(POLL_WRITE)
     writing.answer()
     writing.fill()
@@ -106,11 +106,11 @@ def test_a_thread_with_a_hub_of_its_own_overlaps_queries(connect, hub):
 
 
 def test_one_connection_answers_in_several_threads(connect, hub):
-    # One after the other: each time another hub waits for the same socket.
+    # One thread after the other: each time, another hub waits for the same socket.
     connection = connect()
 
     def query():
-        hub.sleep(0)  # makes a hub
+        hub.sleep(0)  # creates a hub
         cursor = connection.cursor()
         cursor.execute("SELECT pg_sleep(0.01)")
         return cursor.rowcount
@@ -120,7 +120,7 @@ def test_one_connection_answers_in_several_threads(connect, hub):
         assert hub.run(query) == 1
 
 
-def test_threads_that_come_and_go_leave_no_thread(connect, hub):
+def test_threads_that_come_and_go_leave_no_thread_behind(connect, hub):
     def query():
         hub.sleep(0)
         connection = connect()
@@ -164,11 +164,11 @@ def test_a_query_in_the_hubs_own_greenlet_raises_as_the_hub_does(connect, fake_c
         hub.run(connection.cursor().execute, "SELECT pg_sleep(0.01)")
 
 
-def test_the_hubs_own_greenlet_may_call_without_a_wait(fake_connection, hub):
+def test_the_hubs_own_greenlet_may_call_if_no_wait_is_needed(fake_connection, hub):
     assert hub.run_in_hub(hub.wait_callback, fake_connection()) is None
 
 
-def test_the_callback_can_be_taken_back(connect, dsn, hub):
+def test_the_callback_can_be_unregistered(connect, dsn, hub):
     set_wait_callback(None)
     connection = psycopg2.connect(dsn)
     with hub.ticker(0.01) as ticker:

@@ -1,4 +1,4 @@
-"""What is thrown into a waiting greenlet comes out of the psycopg2 call unchanged."""
+"""An exception thrown into a waiting greenlet comes out of the psycopg2 call unchanged."""
 
 import gc
 import os
@@ -30,7 +30,7 @@ THROWN = [GreenletExit, KeyboardInterrupt, SystemExit, GeneratorExit, TimeoutErr
 
 @pytest.fixture
 def warm(connect, hub):
-    """What a hub keeps for good, it has made."""
+    """Make the hub create what it keeps for good."""
     connection = connect()
     hub.run(lambda: connection.cursor().execute("SELECT pg_sleep(0.01)"))
     connection.close()
@@ -48,13 +48,13 @@ def test_a_kill_in_mid_query_comes_out_unchanged(kind, warm, connect, hub):
     with pytest.raises(kind) as caught:
         task.wait()
     assert caught.value is thrown
-    # psycopg2 can't tell it from a network error.
+    # To psycopg2 it looks like a network error.
     assert connection.closed == 2
     with pytest.raises(psycopg2.InterfaceError):
         connection.cursor()
-    # The server is told meanwhile to end the query. How many descriptors, not
-    # which: libev makes its epoll instance anew when that tells of a socket
-    # that was replaced, as that of a query that was killed is.
+    # The cancel request is sent meanwhile. The number of descriptors is compared, not
+    # the descriptors: libev replaces its epoll instance when that reports an event for
+    # a descriptor that has been closed, as the killed query's was.
     hub.wait_until(lambda: hub.watched() == watched and len(descriptors()) == open_before)
 
 
@@ -85,7 +85,7 @@ def test_the_hubs_timeout_comes_out_unchanged(warm, connect, hub):
     assert connection.closed
 
 
-def test_a_timeout_that_does_not_strike_leaves_nothing(warm, connect, hub):
+def test_a_timeout_that_does_not_expire_leaves_nothing_behind(warm, connect, hub):
     watched = hub.watched()
     connection = connect()
 
@@ -142,7 +142,7 @@ def test_no_reference_is_left_by_a_query_that_ends(warm, dsn, connect, hub):
     assert greenlet() is None
 
 
-def test_a_greenlet_that_nobody_else_knows_is_not_collected(connect, hub):
+def test_a_parked_greenlet_without_other_references_is_not_collected(connect, hub):
     connection = connect()
     done = []
 
@@ -168,16 +168,16 @@ def test_a_kill_while_connecting_leaves_nothing_open(warm, connect, fake_server,
     with pytest.raises(Custom) as caught:
         task.wait()
     assert caught.value is thrown
-    # The traceback knows the connection, which nobody has to close.
+    # The traceback refers to the connection, which must be closed without help.
     del caught, thrown, task
     gc.collect()
     assert len(descriptors()) == open_before + 1  # the server's end, in this process too
     hub.wait_until(lambda: hub.watched() == watched)
 
 
-def test_a_kill_after_the_answer_leaves_a_whole_or_closed_connection(warm, connect, hub):
-    # Both are due in the same turn of the hub; either may win, but a query
-    # that lost must not leave the connection between two results.
+def test_a_kill_after_the_answer_leaves_a_usable_or_closed_connection(warm, connect, hub):
+    # The kill and the answer are due in the same turn of the hub. Either may win, but
+    # a query that was killed must not leave the connection between two results.
     for _ in range(20):
         connection = connect()
         task = hub.spawn(connection.cursor().execute, "SELECT 1")
@@ -195,8 +195,8 @@ def test_a_kill_after_the_answer_leaves_a_whole_or_closed_connection(warm, conne
         connection.close()
 
 
-def test_a_greenlet_that_dies_takes_no_other_with_it(warm, connect, hub):
-    # All answers come at once; some of the greenlets end with an exception.
+def test_a_greenlet_that_dies_ends_no_other(warm, connect, hub):
+    # All answers arrive at once; some of the greenlets end with an exception.
     connections = [connect() for _ in range(20)]
     gate = connect()
     gate.cursor().execute("SELECT pg_advisory_lock(7)")
@@ -231,8 +231,8 @@ def test_an_interrupt_ends_the_query_of_the_main_greenlet(connect, hub):
     assert cursor.fetchone() == (1,)
 
 
-def test_a_stray_switch_is_taken_as_the_hub_takes_it(warm, connect, fake_connection, hub):
-    """Somebody switches into a waiting greenlet that has nothing to do with it."""
+def test_a_stray_switch_is_handled_as_by_the_hub(warm, connect, fake_connection, hub):
+    """Other code switches to a greenlet that waits for the server."""
     watched = hub.watched()
     connection = connect()
     task = hub.spawn(connection.cursor().execute, "SELECT pg_sleep(0.2)")
@@ -249,7 +249,7 @@ def test_a_stray_switch_is_taken_as_the_hub_takes_it(warm, connect, fake_connect
             task.wait()
         assert connection.closed
     else:
-        # eventlet's trampoline() takes it for readiness: the loop polls again.
+        # eventlet's trampoline() takes the switch for readiness: the loop polls again.
         task.wait()
         assert not connection.closed
     hub.wait_until(lambda: hub.watched() == watched)
@@ -265,5 +265,5 @@ def test_a_socket_ready_for_both_wakes_once(hub, fake_connection):
         hub.sleep(0.05)
         return time.monotonic() - begun
 
-    # It is woken once: not from what it does next, too.
+    # The greenlet is woken once. A second wake-up would end the sleep early.
     assert hub.run(wait_and_sleep) >= 0.045

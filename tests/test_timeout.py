@@ -18,10 +18,10 @@ eventlet_only = pytest.mark.skipif(NAME != "eventlet", reason="the other hubs' c
 
 @heeded
 @pytest.mark.core
-def test_a_timeout_strikes(connect, hub):
+def test_a_timeout_raises(connect, hub):
     connection = connect()
     connection.cursor().execute("SELECT 1")
-    hub.sleep()  # libuv watches for the reactor until the wake-up that this came from has ended
+    hub.sleep()  # libuv ends the reactor's watch only after the wake-up that resumed this greenlet
     watched = hub.watched()
     set_wait_callback(functools.partial(hub.wait_callback, timeout=0.1))
     started = time.monotonic()
@@ -36,7 +36,7 @@ def test_a_timeout_strikes(connect, hub):
 
 
 @heeded
-def test_a_timeout_strikes_while_connecting(fake_server, green, hub):
+def test_a_timeout_raises_while_connecting(fake_server, green, hub):
     silent = fake_server(lambda client, number: silent.over.wait())
     set_wait_callback(functools.partial(hub.wait_callback, timeout=0.1))
     with pytest.raises(TimeoutError, match="^timed out$"):
@@ -44,8 +44,8 @@ def test_a_timeout_strikes_while_connecting(fake_server, green, hub):
 
 
 @heeded
-def test_a_timeout_is_for_each_wait(fake_connection, hub):
-    # Four waits of 0.1 s each, with a limit of 0.3 s.
+def test_each_wait_has_the_whole_timeout(fake_connection, hub):
+    # Four waits of 0.1 s each, with a timeout of 0.3 s.
     def again():
         connection.drain()
         return POLL_READ
@@ -62,7 +62,7 @@ def test_a_timeout_is_for_each_wait(fake_connection, hub):
 
 
 @heeded
-def test_a_timeout_strikes_while_writing(fake_connection, hub):
+def test_a_timeout_raises_while_sending(fake_connection, hub):
     connection = fake_connection(POLL_WRITE)
     connection.fill()
     with pytest.raises(TimeoutError, match="^timed out$"):
@@ -71,13 +71,13 @@ def test_a_timeout_strikes_while_writing(fake_connection, hub):
 
 @heeded
 @pytest.mark.parametrize("limit", [0, 0.0])
-def test_no_time_at_all_strikes_at_once(limit, fake_connection, hub):
+def test_a_timeout_of_zero_raises_at_once(limit, fake_connection, hub):
     with pytest.raises(TimeoutError, match="^timed out$"):
         hub.run(functools.partial(hub.wait_callback, timeout=limit), fake_connection(POLL_READ))
 
 
 @heeded
-def test_there_is_no_limit_by_default(connect, hub):
+def test_there_is_no_timeout_by_default(connect, hub):
     cursor = connect().cursor()
     for limit in {}, {"timeout": None}:
         set_wait_callback(functools.partial(hub.wait_callback, **limit))
@@ -86,10 +86,10 @@ def test_there_is_no_limit_by_default(connect, hub):
 
 
 @heeded
-def test_a_query_within_the_limit_succeeds(connect, hub):
+def test_a_query_within_the_timeout_succeeds(connect, hub):
     cursor = connect().cursor()
     set_wait_callback(functools.partial(hub.wait_callback, timeout=5))
-    hub.sleep(0)  # asyncio's loop ends the watches of connect() in its next turn
+    hub.sleep(0)  # asyncio ends the watches of connect() in the loop's next turn
     watched = hub.watched()
     hub.run(cursor.execute, "SELECT pg_sleep(0.05)")
     hub.wait_until(lambda: hub.watched() == watched)
@@ -111,7 +111,7 @@ def test_eventlet_accepts_a_timeout(limit, connect, hub):
     hub.wait_until(lambda: hub.watched() == watched)
 
 
-def test_a_timeout_by_position_counts(fake_connection, hub):
+def test_a_timeout_given_by_position_raises(fake_connection, hub):
     connection = fake_connection(POLL_OK)
     assert hub.run(hub.wait_callback, connection, 5) is None
     assert connection.polls == 1
@@ -124,7 +124,7 @@ def make_green(hub):
 
 
 @pytest.mark.core
-def test_the_timeout_of_make_psycopg_green_strikes(make_green, dsn, executing, hub):
+def test_the_timeout_of_make_psycopg_green_raises(make_green, dsn, executing, hub):
     make_green(timeout=0.3)
     connection = hub.run(psycopg2.connect, dsn)
     hub.run(connection.cursor().execute, "SELECT 'short'")
@@ -135,7 +135,7 @@ def test_the_timeout_of_make_psycopg_green_strikes(make_green, dsn, executing, h
     hub.wait_until(lambda: not executing("limited"))
 
 
-def test_the_timeout_of_make_psycopg_green_strikes_while_connecting(make_green, fake_server, hub):
+def test_the_timeout_of_make_psycopg_green_raises_while_connecting(make_green, fake_server, hub):
     silent = fake_server(lambda client, number: silent.over.wait())
     make_green(timeout=0.1)
     with pytest.raises(TimeoutError, match="^timed out$"):
@@ -143,7 +143,7 @@ def test_the_timeout_of_make_psycopg_green_strikes_while_connecting(make_green, 
 
 
 @pytest.mark.parametrize("state", [POLL_WRITE, POLL_READWRITE])
-def test_the_timeout_of_make_psycopg_green_strikes_while_sending(state, make_green, fake_connection, hub):
+def test_the_timeout_of_make_psycopg_green_raises_while_sending(state, make_green, fake_connection, hub):
     make_green(timeout=0.1)
     connection = fake_connection(state)
     connection.fill()
@@ -153,7 +153,7 @@ def test_the_timeout_of_make_psycopg_green_strikes_while_sending(state, make_gre
     hub.wait_until(lambda: hub.watched() == watched)
 
 
-def test_the_timeout_of_make_psycopg_green_strikes_in_a_thread(make_green, dsn, hub):
+def test_the_timeout_of_make_psycopg_green_raises_in_a_thread(make_green, dsn, hub):
     make_green(timeout=0.2)
 
     def query():

@@ -1,8 +1,8 @@
-"""The compiled loop and its pure twin, driven through the same random life and compared step by step.
+"""The compiled loop and its pure twin, given the same random actions and compared step by step.
 
-The connections are fakes with real socket pairs on the real hub. What happens
-is a list of actions between which the hub runs until nothing moves; all that a
-caller or a connection could notice is written down.
+The connections are fakes with real socket pairs, on the real hub. After each action
+the hub runs until no greenlet can go on. The trace records every poll, result and
+error that a caller or a connection could notice.
 """
 
 import gc
@@ -39,7 +39,7 @@ THROWN = {"Error": Error, "BaseError": BaseError, "KeyboardInterrupt": KeyboardI
 
 
 class Connection(FakeConnection):
-    """A fake that writes down what is done to it."""
+    """A fake that records its polls in the trace."""
 
     def __init__(self, name, trace):
         super().__init__()
@@ -64,7 +64,7 @@ class Connection(FakeConnection):
 
 
 class Life:
-    """Some connections, and what becomes of those who wait for them."""
+    """Some connections, and the greenlets that wait for them."""
 
     def __init__(self, hub, decorate, timeout):
         self.hub = hub
@@ -78,7 +78,7 @@ class Life:
         getattr(self, action)(number, argument)
 
     def query(self, number, script):
-        """Start to wait for connection *number*, unless somebody does."""
+        """Start to wait for connection *number*, unless a task already waits."""
         if number in self.tasks:
             return
         connection = self.connections[number]
@@ -94,7 +94,7 @@ class Life:
                 return argument
             if kind == "raise":
                 return THROWN[argument]("from poll")
-            if kind == "close":  # another connection, in the midst of this poll
+            if kind == "close":  # of another connection, during this poll
                 self.close(argument, None)
             elif kind == "answer":
                 self.answer(argument, None)
@@ -112,7 +112,7 @@ class Life:
             pass  # its peer is closed
 
     def waits(self, number):
-        # What befalls a greenlet that has not begun yet is the hub's affair.
+        # To kill a greenlet that has not started yet would test the hub, not the loop.
         return number in self.tasks and not self.tasks[number].done and self.connections[number].polls
 
     def kill(self, number, kind):
@@ -127,14 +127,14 @@ class Life:
         self.connections[number].peer.close()
 
     def close(self, number, _):
-        """Close the connection, if nobody waits for it; another takes its place, and its descriptor."""
+        """Close the connection, if no task waits for it, and open another, which gets its descriptor."""
         if number in self.tasks:
             return
         self.connections[number].close()
         self.connections[number] = Connection(number, self.trace)
 
     def together(self, number, actions):
-        """Several things before the hub runs again."""
+        """Do several actions before the hub runs again."""
         for action in actions:
             self.act(*action)
 
@@ -145,12 +145,12 @@ class Life:
         quiet = 0
         length = -1
         while quiet < 3:
-            self.hub.sleep(0.001)  # libuv knows no shorter one
+            self.hub.sleep(0.001)  # libuv sleeps no shorter
             quiet = quiet + 1 if len(self.trace) == length else 0
             length = len(self.trace)
 
     def collect(self):
-        """Write down who is done, and how."""
+        """Record the tasks that are done, and their results."""
         for number, task in sorted(self.tasks.items()):
             if task.done:
                 try:
@@ -158,7 +158,7 @@ class Life:
                 except BaseException as exc:  # noqa: BLE001
                     self.trace.append((number, "raised", type(exc).__name__, message(exc)))
                 del self.tasks[number]
-        # Sockets that are ready in the same moment come in any order.
+        # Sockets that become ready at the same moment are reported in any order.
         step = sorted(self.trace, key=lambda entry: entry[0])
         self.trace.clear()
         return [*step, ("waiting", sorted(self.tasks))]
@@ -166,7 +166,7 @@ class Life:
     def live(self, actions, warm):
         steps = []
         if warm:
-            # The compiled loop knows only connections that it once served.
+            # The reactor has records only of connections that it has served before.
             for number in range(CONNECTIONS):
                 self.query(number, [("result", POLL_OK)])
             self.settle()
@@ -175,7 +175,7 @@ class Life:
             self.act(*action)
             self.settle()
             steps.append((action, self.collect()))
-        # What still waits is killed.
+        # Kill the tasks that still wait.
         for number in list(self.tasks):
             self.kill(number, "Error")
         self.settle()
@@ -186,7 +186,7 @@ class Life:
 
 
 def message(exc):
-    # Their message names the greenlet's waiter.
+    # gevent's message shows objects that differ from run to run.
     return "" if type(exc).__name__ == "InvalidSwitchError" else str(exc)
 
 
@@ -229,25 +229,25 @@ common = settings(deadline=None, suppress_health_check=[HealthCheck.function_sco
 
 @settings(common, max_examples=80)
 @given(actions=lives, warm=st.booleans())
-def test_both_loops_live_the_same_life(actions, warm, twins, hub):
+def test_both_loops_make_the_same_calls(actions, warm, twins, hub):
     compare(twins, hub, actions, None, warm)
 
 
 @settings(common, max_examples=15)
 @given(actions=lives, limit=st.sampled_from([5, -1, "garbage"]))
-def test_both_loops_live_the_same_life_with_a_timeout(actions, limit, twins, hub):
+def test_both_loops_make_the_same_calls_with_a_timeout(actions, limit, twins, hub):
     compare(twins, hub, actions, limit)
 
 
 @pytest.mark.parametrize("limit", [0.004, 0, -1])
 @pytest.mark.parametrize("state", [POLL_READ, POLL_WRITE])
-def test_a_timeout_strikes_in_both_loops_alike(state, limit, twins, hub):
-    # In one step: which turn of the hub it strikes in depends on the clock.
+def test_a_timeout_raises_alike_in_both_loops(state, limit, twins, hub):
+    # In one step: the turn of the hub in which the timeout expires depends on the clock.
     actions = [("together", 0, [("query", 0, [("result", state)] * 3), ("wait", 0, 0.1)])]
     compare(twins, hub, actions, limit)
 
 
-def test_both_loops_leave_nothing(twins, hub):
+def test_both_loops_leave_nothing_behind(twins, hub):
     actions = [("query", n, [("result", POLL_READ)] * 3) for n in range(CONNECTIONS)] * 3
     actions += [("answer", n, None) for n in range(CONNECTIONS)] * 5
     actions += [("kill", 1, "Error"), ("hang_up", 2, None)]

@@ -1,7 +1,7 @@
 """uWSGI: its green threads with psycogreen.uwsgi, and its gevent loop with psycogreen.gevent.
 
-PSYCOGREEN_TEST_UWSGI is the path of another uWSGI to test: up to 2.0.26 one has no
-threads unless told to. It must be built for this Python.
+PSYCOGREEN_TEST_UWSGI is the path of another uWSGI to test, which must be built for
+this Python. Up to 2.0.26, uWSGI has threads only with the option enable-threads.
 """
 
 import itertools
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.once
 
 UWSGI = Path(os.environ.get("PSYCOGREEN_TEST_UWSGI") or Path(sys.executable).with_name("uwsgi"))
 
-#: What both examples and the test's application are set to.
+#: The number of green threads in both examples and in the test's application.
 AT_ONCE = 20
 
 PAGE = re.compile(r"worker,backend\n(\d+),(\d+)\n")
@@ -39,31 +39,31 @@ PAGE = re.compile(r"worker,backend\n(\d+),(\d+)\n")
 
 @pytest.fixture(scope="module")
 def command():
-    """How uWSGI is started, by an example's folder name or with options."""
+    """The beginning of uWSGI's command line, to which tests add options."""
     if not UWSGI.exists():
         pytest.skip("no uWSGI: make .venv/uwsgi-greenlet-installed")
     return [str(UWSGI), "--virtualenv", sys.prefix, "--http-socket", "127.0.0.1:{port}"]
 
 
 def of_workers(server, loop):
-    """Return how many workers have said that psycopg2 is green there."""
+    """Return how many workers have logged that psycopg2 is green."""
     return server.log().count(f"psycopg2 is green ({loop} loop)")
 
 
 def serves_at_once(server):
-    """Have 20 requests sit 0.3 s in PostgreSQL at once, in one process."""
+    """Check that one process has 20 requests waiting for PostgreSQL at once, 0.3 s each."""
     server.ask()
     started = time.monotonic()
     pages = server.ask_at_once(AT_ONCE)
     took = time.monotonic() - started
-    found = [PAGE.fullmatch(page).groups() for page in pages]
-    assert len({worker for worker, _ in found}) == 1
-    assert len({backend for _, backend in found}) == AT_ONCE
+    matches = [PAGE.fullmatch(page).groups() for page in pages]
+    assert len({worker for worker, _ in matches}) == 1
+    assert len({backend for _, backend in matches}) == AT_ONCE
     assert took < 1
 
 
 def reloads(server, loop, reload):
-    """Have a server under load reload, without losing a request."""
+    """Reload a server under load, and check that no request is lost."""
     before = of_workers(server, loop)
     clients = AT_ONCE - 4
     with server.load(clients) as load:
@@ -81,7 +81,7 @@ def reloads(server, loop, reload):
 class TestExamples:
     @pytest.fixture
     def start(self, serve, command, loop, tmp_path):
-        """Serve an example, in a copy of its folder that a test may touch."""
+        """Return a function that serves an example, in a copy of its folder that a test may change."""
 
         def start(name):
             folder = shutil.copytree(ROOT / "examples" / name, tmp_path / name)
@@ -89,26 +89,26 @@ class TestExamples:
 
         return start
 
-    def test_gevent(self, start, loop):
+    def test_the_gevent_example_serves_and_reloads(self, start, loop):
         server = start("uwsgi_gevent")
         serves_at_once(server)
         reloads(server, loop, lambda: server.send_signal(signal.SIGHUP))
         assert server.stop() == 0
 
-    def test_ugreen(self, start, loop, tmp_path):
+    def test_the_ugreen_example_serves_and_reloads(self, start, loop, tmp_path):
         server = start("uwsgi_ugreen")
         serves_at_once(server)
         reloads(server, loop, (tmp_path / "uwsgi_ugreen" / "app.py").touch)
         assert server.stop() == 0
 
 
-#: The options of uWSGI's green threads. The plugin is in the program only if that was built with it.
+#: The options for green threads. uWSGI has each plugin only if it was built with it.
 ENGINES = {"ugreen": ["--ugreen", "--ugreen-stacksize=512"], "greenlet": ["--greenlet"]}
 
 
 @pytest.fixture(scope="module", params=itertools.product(ENGINES, LOOPS), ids="-".join)
 def server(request, command, dsn):
-    """uWSGI with uwsgi_app.py."""
+    """A uWSGI that serves uwsgi_app.py."""
     engine, loop = request.param
     if f"--{engine} " not in subprocess.run([UWSGI, "--help"], capture_output=True, text=True).stdout:
         pytest.skip(f"uWSGI was built without its plugin {engine}: make .venv/uwsgi-greenlet-installed")
@@ -125,9 +125,9 @@ def server(request, command, dsn):
 
 
 class TestGreenThreads:
-    """With an application that does more than the examples."""
+    """uwsgi_app.py does more than the examples."""
 
-    def test_20_requests_at_once(self, server):
+    def test_20_requests_overlap(self, server):
         server.ask_at_once(AT_ONCE, "/sleep")
         started = time.monotonic()
         assert server.ask_at_once(AT_ONCE, "/sleep") == ["slept"] * AT_ONCE
@@ -135,13 +135,13 @@ class TestGreenThreads:
 
     @pytest.fixture
     def sharing(self, server):
-        """One request sits in a query, on a connection that the others know; yield its page to come."""
+        """Start a request that waits in a query on a shared connection; yield the future of its page."""
         with ThreadPoolExecutor(1) as pool:
             page = pool.submit(server.ask, "/share")
             server.wait_for(lambda: server.ask("/is_shared") == "True")
             yield page
 
-    def test_5000_requests(self, server):
+    def test_5000_requests_succeed(self, server):
         with ThreadPoolExecutor(AT_ONCE) as pool:
             pages = Counter(pool.map(server.ask, ["/select"] * 5000))
         assert pages == {"selected": 5000}
@@ -151,8 +151,8 @@ class TestGreenThreads:
             pages = Counter(pool.map(server.ask, ["/state"] * 200))
         assert pages == {"kept": 200}
 
-    def test_request_that_uwsgi_suspends(self, server):
-        """It does so while a request's body is under way."""
+    def test_requests_that_uwsgi_suspends_disturb_no_other(self, server):
+        """uWSGI suspends a request while it waits for the rest of the request's body."""
         clients = []
         for _ in range(5):
             client = socket.create_connection(("127.0.0.1", server.port), PATIENCE)
@@ -165,14 +165,14 @@ class TestGreenThreads:
             with client, client.makefile("rb") as answer:
                 assert answer.read().endswith(b"\r\n\r\nhalfhalf 1")
 
-    def test_large_object(self, server):
+    def test_a_large_object_is_written_and_read(self, server):
         assert server.ask("/large_object") == "100000 bytes"
 
-    def test_outside_of_requests(self, server):
+    def test_queries_work_outside_of_requests(self, server):
         assert server.ask("/at_load") == "loaded"
         assert server.ask("/in_thread") == "threaded"
 
-    def test_connection_in_use(self, server, sharing):
+    def test_a_connection_in_use_raises(self, server, sharing):
         refused = (
             "ProgrammingError: commit cannot be used while an asynchronous query is underway:"
             " another greenlet executes a query on this connection"
@@ -185,16 +185,16 @@ class TestGreenThreads:
         assert server.ask("/cancel") == "canceled"
         assert sharing.result().startswith("QueryCanceled: canceling statement due to user request")
 
-    def test_close(self, server, sharing):
+    def test_close_by_another_request_ends_the_query(self, server, sharing):
         assert server.ask("/close") == "closed 1"
         assert sharing.result() == "InterfaceError: connection closed by another greenlet"
         wait_until(lambda: server.sessions("SELECT pg_sleep(60)%") == 0)
 
-    def test_time_limit(self, server):
+    def test_an_expired_time_limit_ends_the_query(self, server):
         assert server.ask("/limited") == "TimeoutError: timed out"
         wait_until(lambda: server.sessions("SELECT pg_sleep(60)%") == 0)
 
-    def test_connect_timeout(self, server):
+    def test_an_expired_connect_timeout_raises(self, server):
         with ThreadPoolExecutor(1) as pool:
             page = pool.submit(server.ask, "/deaf")
             assert server.ask_at_once(5, "/sleep") == ["slept"] * 5
@@ -202,9 +202,9 @@ class TestGreenThreads:
         assert page.result().startswith('OperationalError: connection to server at "localhost"')
         assert page.result().endswith("timeout expired\n")
 
-    def test_nothing_is_left_behind(self, server):
-        """After time limits and clients that went away: no descriptor, no session, no core."""
-        server.ask_at_once(AT_ONCE, "/sleep")  # so that each core has what it keeps
+    def test_requests_leave_nothing_behind(self, server):
+        """After expired time limits and lost clients, all descriptors, sessions and cores are free."""
+        server.ask_at_once(AT_ONCE, "/sleep")  # each core creates what it keeps
         before = server.ask("/descriptors")
         for _ in range(3):
             server.ask("/limited")
@@ -216,7 +216,7 @@ class TestGreenThreads:
 
 
 class TestWithoutThreads:
-    """What goes to native threads is done at once."""
+    """Without native threads, the adapter calls functions directly."""
 
     @pytest.fixture
     def hub(self):
@@ -224,13 +224,13 @@ class TestWithoutThreads:
         hub._threads = False
         return hub
 
-    def test_call(self, hub):
+    def test_run_in_thread_calls_directly(self, hub):
         assert hub.run_in_thread(threading.get_ident) == threading.get_ident()
         with pytest.raises(ZeroDivisionError):
             hub.run_in_thread(divmod, 1, 0)
 
-    def test_nobody_answers(self, hub):
-        """As with a request to cancel a query."""
+    def test_start_thread_gives_up_without_an_answer(self, hub):
+        """A cancel request waits for its answer in this way."""
         ready, end = os.pipe()
         started = time.monotonic()
         hub.start_thread(wait_in_thread, hub, ready, POLL_READ, 10)
@@ -242,7 +242,7 @@ class TestWithoutThreads:
 class TestRefusal:
     @pytest.fixture
     def refusal(self, monkeypatch):
-        """Return what make_psycopg_green() raises in a uWSGI with *options*."""
+        """Return the message of the error that make_psycopg_green() raises in a uWSGI with *options*."""
 
         def refusal(cores=20, compiled=True, **options):
             options = {name.replace("_", "-"): value for name, value in options.items()}
@@ -256,31 +256,31 @@ class TestRefusal:
 
         return refusal
 
-    def test_not_uwsgi(self):
+    def test_outside_of_uwsgi_raises(self):
         with pytest.raises(ImportError, match="works only inside uWSGI"):
             psycogreen.uwsgi.make_psycopg_green()
 
-    def test_gevent(self, refusal):
+    def test_uwsgis_gevent_loop_raises(self, refusal):
         assert "use psycogreen.gevent.make_psycopg_green()" in refusal(gevent=b"20")
 
-    def test_no_green_threads(self, refusal):
+    def test_uwsgi_without_green_threads_raises(self, refusal):
         assert "set async = 20, ugreen = true, ugreen-stacksize = 512" in refusal()
 
-    def test_no_async_mode(self, refusal):
+    def test_uwsgi_without_async_mode_raises(self, refusal):
         assert "set async = 20" in refusal(cores=1, ugreen=True, ugreen_stacksize=b"512")
 
     @pytest.mark.parametrize("options", [{}, {"ugreen_stacksize": b"64"}])
-    def test_small_stack(self, refusal, options):
+    def test_a_small_stack_raises(self, refusal, options):
         told = refusal(ugreen=True, **options)
         assert "have 256 kB" in told
         assert "set ugreen-stacksize = 512" in told
 
-    def test_not_compiled(self, refusal):
+    def test_a_missing_compiled_module_raises(self, refusal):
         told = refusal(compiled=False, ugreen=True, ugreen_stacksize=b"512")
         assert "install psycogreen where there is a C compiler" in told
 
-    def test_program_of_unknown_form(self, refusal):
-        """Such as this one."""
+    def test_an_unknown_python_plugin_raises(self, refusal):
+        """This process has no Python plugin of uWSGI's."""
         if psycogreen.uwsgi._ugreen is None:
             pytest.skip("psycogreen's compiled modules are not built")
         told = refusal(ugreen=True, ugreen_stacksize=b"512")

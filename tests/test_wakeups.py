@@ -1,4 +1,4 @@
-"""What comes from outside of a hub's loop wakes the hub, though it sleeps in its poll."""
+"""Signal handlers and other threads wake a hub that sleeps in its poll."""
 
 import os
 import signal
@@ -12,13 +12,13 @@ import pytest
 from hubs.contract import Hub
 from psycopg2 import extensions
 
-# Less than anything else that may be due in the hub: the query, and the test's own limit.
+# Seconds; less than the query takes, and less than the test's time limit.
 SOON = 8.0
 
 
 @pytest.fixture
 def alarm() -> Iterator[Callable[[Callable[[], object]], None]]:
-    """Call a function in a signal handler, when all greenlets wait."""
+    """Return a function that sets an alarm: soon, when all greenlets wait, a signal handler calls its argument."""
     before = signal.getsignal(signal.SIGALRM)
 
     def set_alarm(fn: Callable[[], object]) -> None:
@@ -31,7 +31,7 @@ def alarm() -> Iterator[Callable[[Callable[[], object]], None]]:
 
 
 class Dropped:
-    """Calls a function in ``__del__``."""
+    """An object that calls a function in ``__del__``."""
 
     def __init__(self, fn: Callable[[], object]) -> None:
         self._fn = fn

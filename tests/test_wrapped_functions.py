@@ -1,4 +1,4 @@
-"""Functions of psycopg2's that others have replaced before, or replace again."""
+"""Functions of psycopg2 that other libraries wrap, before or after make_psycopg_green()."""
 
 import functools
 import importlib
@@ -13,7 +13,7 @@ from psycogreen._psycopg2.connection import GreenConnection
 
 
 class Proxy:
-    """A proxy as tracing libraries make them: it claims the class of what is inside."""
+    """A proxy like those of tracing libraries: its ``__class__`` is that of the wrapped object."""
 
     def __init__(self, wrapped: Any) -> None:
         self.__wrapped__ = wrapped
@@ -28,7 +28,7 @@ class Proxy:
 
 @pytest.fixture
 def restored(monkeypatch: Any) -> None:
-    """What the test does to psycopg2's functions is undone."""
+    """Restore psycopg2's functions after the test."""
     for module, name in (psycopg2, "_connect"), (psycopg2, "connect"), (extensions, "encrypt_password"):
         monkeypatch.setattr(module, name, getattr(module, name))
 
@@ -41,7 +41,7 @@ def original(function: Any) -> Any:
 
 @pytest.mark.parametrize("algorithm", [None, "md5"])
 @pytest.mark.parametrize("of", ["connection", "cursor"])
-def test_encrypt_password_calls_the_wrapper_that_came_first(
+def test_encrypt_password_calls_the_earlier_wrapper(
     hub: Hub, connect: Any, restored: None, of: str, algorithm: Any
 ) -> None:
     function = original(extensions.encrypt_password)
@@ -59,7 +59,7 @@ def test_encrypt_password_calls_the_wrapper_that_came_first(
     assert seen and seen[0] in ("md5", "scram-sha-256")
 
 
-def test_connect_calls_the_wrapper_that_came_first(hub: Hub, connect: Any, restored: None) -> None:
+def test_connect_calls_the_earlier_wrapper(hub: Hub, connect: Any, restored: None) -> None:
     function = original(psycopg2._connect)
     seen = []
 
@@ -74,7 +74,7 @@ def test_connect_calls_the_wrapper_that_came_first(hub: Hub, connect: Any, resto
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["by_wraps", "unknown"])
-def test_wrapper_that_came_later_does_not_lead_in_circles(hub: Hub, connect: Any, restored: None, told: bool) -> None:
+def test_a_later_wrapper_causes_no_recursion(hub: Hub, connect: Any, restored: None, told: bool) -> None:
     ours = psycopg2._connect
     calls = []
 
@@ -88,7 +88,7 @@ def test_wrapper_that_came_later_does_not_lead_in_circles(hub: Hub, connect: Any
     assert len(calls) == 1
 
 
-def test_reload_is_repaired_by_the_next_call(hub: Hub, dsn: str, green: None, restored: None) -> None:
+def test_the_next_call_repairs_a_reload(hub: Hub, dsn: str, green: None, restored: None) -> None:
     importlib.reload(psycopg2)
     assert type(hub.run(psycopg2.connect, dsn)) is extensions.connection
     hub.adapter.make_psycopg_green()

@@ -1,4 +1,4 @@
-"""A WSGI application for uGreen, each page of which does what test_uwsgi.py asks about."""
+"""A WSGI application for uGreen, with a page for each test of test_uwsgi.py."""
 
 import contextvars
 import functools
@@ -19,7 +19,7 @@ make_psycopg_green()
 
 DSN = os.environ["DATABASE_URL"]
 
-# While the application is loaded a query waits without others.
+# While uWSGI loads the application there are no green threads: the query blocks.
 with psycopg2.connect(DSN) as at_load, at_load.cursor() as cur:
     cur.execute("SELECT 'loaded'")
     (loaded,) = cur.fetchone()
@@ -27,12 +27,12 @@ at_load.close()
 
 request = contextvars.ContextVar("request", default="none")
 idle = []  # connections
-shared = None  # a connection that one request leaves to others
-found = []  # by what runs on the main stack
+shared = None  # a connection that one request leaves to the others
+outcomes = []  # results of handle(), which runs on the main stack
 
 
 def pause():
-    """Lets others run, by uWSGI's own means."""
+    """Let other requests run, through uWSGI's own functions."""
     ready, end = os.pipe()
     os.close(end)
     uwsgi.wait_fd_read(ready)
@@ -52,7 +52,7 @@ def query(sql, *args):
 
 
 def select():
-    """A short query, on a connection that is kept."""
+    """Run a short query on a connection that is kept."""
     conn = idle.pop() if idle else psycopg2.connect(DSN)
     conn.autocommit = True
     with conn.cursor() as cur:
@@ -67,7 +67,7 @@ def sleep():
 
 
 def state():
-    """All that CPython keeps by thread and uGreen must keep by request."""
+    """Use the state that CPython keeps for each thread and psycogreen must keep for each request."""
     me = object()
 
     def deep(n, x):
@@ -103,13 +103,13 @@ def state():
 
 
 def body():
-    """Reads the request's body, for which uWSGI itself suspends the request."""
+    """Read the request's body, for which uWSGI itself suspends the request."""
     read = current["wsgi.input"].read()
     return f"{read.decode()} {query('SELECT 1')}"
 
 
 def share():
-    """Sits in a query on a connection that the others know."""
+    """Wait in a query on the shared connection."""
     global shared
     shared = psycopg2.connect(DSN)
     with shared.cursor() as cur:
@@ -138,27 +138,27 @@ def cancel():
 
 
 def on_main_stack():
-    """What a signal handler of uWSGI's gets that commits while a request is in a query."""
-    found.clear()
+    """Return the outcome of a commit in a signal handler of uWSGI's, while a request is in a query."""
+    outcomes.clear()
     uwsgi.signal(17)
-    while not found:
+    while not outcomes:
         pause()
-    return found[0]
+    return outcomes[0]
 
 
 def handle(signum):
     try:
         shared.commit()
-        found.append("committed")
+        outcomes.append("committed")
     except psycopg2.Error as exc:
-        found.append(f"{type(exc).__name__}: {exc}")
+        outcomes.append(f"{type(exc).__name__}: {exc}")
 
 
 uwsgi.register_signal(17, "worker", handle)
 
 
 def in_thread():
-    """A native thread waits for itself."""
+    """Run a query in a native thread, which blocks only itself."""
     pages = []
     thread = threading.Thread(target=lambda: pages.append(query("SELECT 'threaded'")))
     thread.start()
@@ -168,7 +168,7 @@ def in_thread():
 
 
 def limited():
-    """A wait callback with a time limit; the others' is the one without."""
+    """Run a query with a time limit; the other requests' wait callback has none."""
     conn = psycopg2.connect(DSN)
     extensions.set_wait_callback(functools.partial(uwsgi_wait_callback, timeout=0.2))
     started = time.monotonic()
@@ -183,7 +183,7 @@ def limited():
 
 
 def deaf():
-    """Connecting to a server that never answers."""
+    """Connect to a server that never answers."""
     with network.deaf() as port:
         psycopg2.connect(host="localhost", port=port, dbname="x", connect_timeout=2)
 
@@ -208,7 +208,7 @@ def loop():
 
 
 def is_shared():
-    """Tells whether a request sits in its query on the connection."""
+    """Tell whether a request waits in a query on the shared connection."""
     return str(shared is not None and shared.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE)
 
 
@@ -216,7 +216,7 @@ def descriptors():
     return str(len(os.listdir("/proc/self/fd")))
 
 
-# Of the request that runs: set before its page, which must look at it before it waits.
+# The environment of the request that runs. A page must read it before its first wait.
 current = {}
 
 PAGES = {f"/{page.__name__}": page for page in list(globals().values()) if callable(page) and hasattr(page, "__code__")}

@@ -6,11 +6,11 @@ from unpatched import known_connection
 
 
 def instances():
-    found = {}
+    inheritable = {}
     for fd in map(int, os.listdir("/proc/self/fd")):
         if os.path.lexists(f"/proc/self/fd/{fd}") and "eventpoll" in os.readlink(f"/proc/self/fd/{fd}"):
-            found[fd] = os.get_inheritable(fd)
-    return found
+            inheritable[fd] = os.get_inheritable(fd)
+    return inheritable
 
 
 connection = known_connection()

@@ -85,12 +85,12 @@ db = PostgresqlExtDatabase(name, **parameters)
 def rows():
     with db.connection_context(), db.atomic():
         query = peewee.Select(columns=[peewee.fn.generate_series(1, 3000).alias("n")])
-        found = []
+        numbers = []
         for row in ServerSide(query.bind(db), array_size=500):
             ((cursors,),) = db.execute_sql("SELECT count(*) FROM pg_cursors")
             assert cursors == 1
-            found.append(row["n"])
-        return found
+            numbers.append(row["n"])
+        return numbers
 
 
 assert all(wait(task) == list(range(1, 3001)) for task in [spawn(rows) for _ in range(3)])

@@ -6,13 +6,13 @@ import os
 
 def descriptors() -> dict[int, str]:
     """Return the file of each open descriptor, as named by the links in /proc."""
-    found = {}
+    targets = {}
     for fd in os.listdir("/proc/self/fd"):
         try:
-            found[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
+            targets[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
         except FileNotFoundError:
             pass  # the descriptor of /proc/self/fd itself
-    return found
+    return targets
 
 
 def count_descriptors() -> int:

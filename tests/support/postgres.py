@@ -16,9 +16,9 @@ PRIMARY, STANDBY, BOUNCER = "127.0.2.1", "127.0.2.2", "127.0.2.3"
 
 def system_server() -> Path | None:
     """Return the directory with the programs of the newest PostgreSQL server that is installed."""
-    found = glob.glob("/usr/lib/postgresql/*/bin/postgres")
-    if found:
-        return Path(max(found, key=lambda path: float(path.split("/")[4]))).parent
+    servers = glob.glob("/usr/lib/postgresql/*/bin/postgres")
+    if servers:
+        return Path(max(servers, key=lambda path: float(path.split("/")[4]))).parent
     postgres = shutil.which("postgres")
     return Path(postgres).parent if postgres else None
 
