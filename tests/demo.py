@@ -27,7 +27,7 @@ WAYS = ("blocking", "gevent", "eventlet")
 
 
 def query(conn):
-    """Code that knows nothing of greenlets."""
+    """Plain blocking code, without greenlets."""
     start = time.monotonic()
     with conn.cursor() as cur:
         cur.execute("SELECT pg_sleep(%s)", (SECONDS,))
@@ -64,11 +64,11 @@ def run_eventlet():
 
 
 def connections():
-    """One for each query, in all three ways; connecting is not timed."""
+    """Return a connection for each query. All three ways connect like this, before the clock starts."""
     return [psycopg2.connect(os.environ["DEMO_DSN"]) for _ in range(QUERIES)]
 
 
-# What the person sees
+# The output
 
 
 class Run(NamedTuple):

@@ -1,12 +1,12 @@
 """psycopg2 and urlopen() side by side under eventlet.
 
-Run it with ``python tests/example_eventlet.py``. Six waits of half a second
-take little more than half a second: all ask before the first is told.
+Run it with ``python tests/example_eventlet.py``. Six waits of half a second take
+little more than half a second: all ask before the first gets its answer.
 """
 
 import eventlet
 
-eventlet.monkey_patch(psycopg=False)  # psycogreen takes the place of its own wait callback
+eventlet.monkey_patch(psycopg=False)  # psycogreen's wait callback replaces eventlet's own
 
 from example_jobs import ask_database, ask_web_server  # noqa: E402
 from support.postgres import database  # noqa: E402

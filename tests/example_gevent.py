@@ -1,7 +1,7 @@
 """psycopg2 and urlopen() side by side under gevent.
 
-Run it with ``python tests/example_gevent.py``. Six waits of half a second
-take little more than half a second: all ask before the first is told.
+Run it with ``python tests/example_gevent.py``. Six waits of half a second take
+little more than half a second: all ask before the first gets its answer.
 """
 
 from gevent import monkey

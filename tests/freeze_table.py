@@ -1,7 +1,7 @@
-"""Everything that can be called on a connection and its cursors, and what comes of it while another greenlet uses it.
+"""Every call on a connection and its cursors, and its outcome while another greenlet uses the connection.
 
-Run as a program it makes the calls and prints what became of each, one JSON
-object a line; the test that reads them ends it when a call freezes it:
+As a program, it makes the calls and prints the outcome of each, one JSON object a
+line. The test that reads them ends the program if a call freezes it:
 
     python tests/freeze_table.py DSN SITUATION [CALL ...]
 """
@@ -16,7 +16,7 @@ from support.network import deaf
 from support.outcomes import caught
 from support.tickers import clock
 
-# What becomes of a call.
+# Outcomes of a call.
 ANSWERS = "answers"
 UNDERWAY = "ProgrammingError: {} cannot be used while an asynchronous query is underway"
 REFUSED = f"{UNDERWAY}: another greenlet executes a query on this connection"
@@ -25,9 +25,9 @@ REFUSED = f"{UNDERWAY}: another greenlet executes a query on this connection"
 class Call(NamedTuple):
     name: str
     outcome: str
-    # The situation goes in.
+    # Makes the call.
     fn: Callable[["Situation"], Any]
-    # What becomes of the query.
+    # The outcome of the other greenlet's query.
     query: str = "answers"
 
 
@@ -186,15 +186,15 @@ class Situation:
         raise NotImplementedError
 
     def make(self, fn: Callable[["Situation"], Any]) -> str:
-        """Make a call; tell what became of it."""
+        """Make a call; return its outcome."""
         return outcome(fn, self)
 
     def end(self) -> str:
-        """Let the connection go; tell what became of what the first greenlet did."""
+        """End the situation; return the outcome of the first greenlet's query."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close the connection: when that returns it is closed and nobody uses it."""
+        """Close the connection. When close() returns, it is closed and no greenlet uses it."""
         self.conn.close()
         assert self.conn.closed == 1
         assert self.task.done
@@ -270,7 +270,7 @@ class Transaction(Query):
 
 
 class Kill(Query):
-    """The hub has been told to kill the greenlet, and will in its next round."""
+    """A kill of the greenlet is due in the hub's next turn."""
 
     autocommit = True
 
@@ -280,7 +280,7 @@ class Kill(Query):
 
 
 class Dying(Query):
-    """The greenlet calls by itself, where it handles what killed it."""
+    """The greenlet itself makes the call, while it handles its kill."""
 
     autocommit = False
 
@@ -313,7 +313,7 @@ class Connect(Situation):
         situation = self
 
         class Leaking(self.psycopg2.extensions.connection):
-            """A class that shows itself before it is connected."""
+            """A connection that others can reach before it is connected."""
 
             def __init__(self, dsn: str) -> None:
                 situation.conn = self
@@ -355,7 +355,7 @@ def outcome(fn: Callable[..., Any], *args: Any) -> str:
 
 
 def main(dsn: str, name: str, *wanted: str) -> None:
-    warnings.simplefilter("ignore")  # eventlet's, of itself
+    warnings.simplefilter("ignore")  # about eventlet's deprecation
     from hubs import make_hub
 
     hub = make_hub()

@@ -34,11 +34,11 @@ from support.postgres import server
 HERE = Path(__file__).parent
 HUBS = os.environ["PSYCOGREEN_TEST_HUB"].split() if "PSYCOGREEN_TEST_HUB" in os.environ else ["gevent", "eventlet"]
 
-# What the process that runs the suite registers: the hub, what of it ("1.0.2",
-# "callback" or "connections"), and the implementation that must be found.
+# Tells the process that runs the suite what to register: the hub, a part ("1.0.2",
+# "callback" or "connections"), and the expected value of psycogreen.implementation.
 REGISTERED = "PSYCOGREEN_SUITE_REGISTERED"
 
-# What green connections may lose, and why.
+# The tests that may fail on green connections, and why.
 EXPLAINED = {
     "tests.test_connection.ConnectionTests.test_cursor_factory_none": "wants psycopg2's own class, not a subclass",
 }
@@ -48,10 +48,10 @@ LIMIT = 120
 
 
 def pytest_collection_finish() -> None:
-    """Register the wait callback in the process that runs the suite: this module is a plugin there.
+    """Register the wait callback in the process that runs the suite, where this module is a plugin.
 
-    Not earlier: psycopg2's suite registers one of its own if it is told that
-    there will be one.
+    Not earlier, because psycopg2's suite registers a wait callback of its own if the
+    environment asks for one.
     """
     registered = os.environ[REGISTERED]
     if registered:
@@ -59,7 +59,7 @@ def pytest_collection_finish() -> None:
 
         hub, what, implementation = registered.split()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # eventlet's, of itself, which the suite would make an error
+            warnings.simplefilter("ignore")  # about eventlet's deprecation, which the suite would turn into an error
             green = importlib.import_module(f"psycogreen.{hub}")
         assert getattr(psycogreen, "implementation", psycogreen.__version__) == implementation, psycogreen.__file__
         if what == "1.0.2":
@@ -127,7 +127,7 @@ class Suite:
         return self._run(f"{loop} {what} on {hub}", HERE.parent, f"{hub} {what} {loop}", environment)
 
     def _run(self, title: str, package: Path | None, registered: str, environment: dict[str, str]) -> dict[str, str]:
-        """Return what became of each test, by its name."""
+        """Return the outcome of each test, by its name."""
         path = [str(HERE), *([str(package)] if package else []), *filter(None, sys.path)]
         unset = {"PSYCOPG2_TEST_GREEN", "PSYCOPG2_TEST_FAST"}
         started = time.monotonic()
@@ -173,7 +173,7 @@ def outcome(case: ElementTree.Element) -> str:
 
 
 def lost(than: str, theirs: dict[str, str], ours: dict[str, str], explained: dict[str, str]) -> int:
-    """Tell which tests pass in *theirs* alone; return how many without an explanation."""
+    """Print the tests that pass in *theirs* only; return the number of those without an explanation."""
     names = [name for name, what in theirs.items() if what == "passed" and ours.get(name) != "passed"]
     for name in names:
         print(f"    passes {than}, not here: {name} ({explained.get(name, ours.get(name, 'did not run'))})")
@@ -193,7 +193,7 @@ def main(files: list[str]) -> int:
             for loop in "cython", "python":
                 count += lost("with 1.0.2", stock, suite.ours(hub, loop, connections=False), {})
                 green = suite.ours(hub, loop, connections=True)
-                # What passes with 1.0.2 passes blocking.
+                # A test that passes with 1.0.2 must pass as one that passes blocking.
                 count += lost("blocking", blocking | stock, green, EXPLAINED)
     print(f"{count} lost")
     return 1 if count else 0

@@ -3,14 +3,14 @@
 ``python tests/run_matrix.py`` runs {compiled, pure} x {gevent, eventlet} in
 full, and then the tests marked "core" or "hub" and not "heavy" with the
 compiled loop on gevent's other loops, eventlet's other hubs, asyncio and uvloop,
-and the core with the pure loop on asyncio. The tests marked "once" are a run of
-their own. Those marked "one_loop" run with one of the two loops.
+and those marked "core" with the pure loop on asyncio. The tests marked "once" are a
+run of their own. Those marked "one_loop" run with one of the two loops.
 ``--core`` runs only the tests marked "core", on the four combinations and with
 one loop on asyncio.
-``--all`` runs the whole suite on the other loops and hubs too, but for the
-tests marked "heavy".
+``--all`` runs the whole suite on the other loops and hubs too, except the tests
+marked "heavy".
 ``--pure`` leaves the compiled loop out.
-``--only TITLE`` leaves one run of these.
+``--only TITLE`` runs one of these combinations.
 Further arguments go to pytest.
 
 A test that failed runs again, alone; if it passes then, it counts as passed and
@@ -37,7 +37,7 @@ from support.postgres import server, system_server
 
 TESTS = Path(__file__).parent
 # In gevent's debug mode these loops warn of a watcher that was not closed, and
-# a warning fails the test. libuv goes on writing to the memory of such a one.
+# a warning fails the test. libuv goes on writing to the memory of such a watcher.
 OTHER_LOOPS = [("gevent", {"GEVENT_LOOP": name, "GEVENT_DEBUG": "debug"}) for name in ("libuv-cffi", "libev-cffi")]
 OTHER_HUBS = [("eventlet", {"EVENTLET_HUB": name}) for name in ("poll", "selects", "asyncio")]
 ASYNCIO = [("asyncio", {"PSYCOGREEN_TEST_LOOP": name}) for name in ("asyncio", "uvloop")]
@@ -127,7 +127,7 @@ def run(title: str, environment: dict[str, str], arguments: list[str], cache: Pa
     started = time.monotonic()
     report = cache / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-o", f"cache_dir={cache}"]
-    # Of the two forms of the report, the one with the files' names.
+    # The form of the report that has the files' names.
     command += ["-o", "junit_family=xunit1", f"--junitxml={report}", *arguments]
     if not any(Path(argument.partition("::")[0]).exists() for argument in arguments):
         command.append(str(TESTS))
@@ -153,7 +153,7 @@ def read(report: Path, status: int) -> Result:
     try:
         for case in ElementTree.parse(report).iter("testcase"):
             classes = [part for part in case.get("classname", "").split(".") if part.startswith("Test")]
-            # Twice in the report, if it failed and its fixtures failed after it.
+            # A test is in the report twice if it failed and its fixtures failed after it.
             name = "::".join([case.get("file", ""), *classes, case.get("name", "")])
             result.seconds[name] = result.seconds.get(name, 0) + float(case.get("time", 0))
             outcomes = {child.tag for child in case}
@@ -169,7 +169,7 @@ def read(report: Path, status: int) -> Result:
     result.skipped = len(skipped)
     result.passed = len(result.seconds.keys() - result.failed - skipped)
     if not result.failed and (not result.complete or status not in (0, NOTHING_COLLECTED)):
-        # It hung and was ended, or crashed.
+        # The run hung and was ended, or it crashed.
         result.failed.add(f"the run itself, status {status}")
     return result
 
@@ -177,10 +177,10 @@ def read(report: Path, status: int) -> Result:
 def repeat(
     title: str, environment: dict[str, str], arguments: list[str], cache: Path, servers: Servers, first: Result
 ) -> set[str]:
-    """Run again what failed in the *first* run, which is corrected; return the tests that passed only now.
+    """Run the failed tests of the *first* run again and correct it; return the tests that pass now.
 
-    Runs side by side take each other's time. What fails for that reason passes
-    alone; what is broken fails again.
+    Runs side by side slow each other down. A test that fails for that reason passes
+    alone; a broken test fails again.
     """
     again = run(f"{title}: what failed, alone", environment, [*arguments, "--lf"], cache, servers)
     flaky = first.failed - again.failed

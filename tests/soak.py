@@ -1,21 +1,19 @@
-"""Everything goes wrong at full load: does anything hang, lie, or stay behind?
+"""Everything goes wrong at full load: does a call hang, a result lie, or anything stay behind?
 
     python tests/soak.py --minutes 30
 
-A server, poolers in front of it and a bad network are started. On each of
+The program starts a server, poolers in front of it and a bad network. For each of
 {gevent, eventlet, asyncio} x {compiled, pure}, one after the other,
-programs/soak_client.py keeps connections busy by all of these ways, and kills
+programs/soak_client.py keeps connections busy on all of these routes, and kills
 greenlets. Meanwhile this program ends sessions and queries, stops the server's
 processes for a while, kills them, and restarts the server.
 
-In the end there is a table. It must say that no call hung, no result was wrong,
-no exception was of a class that blocking psycopg2 would not raise, and that
-nothing stayed behind. Committed work must be there, and nothing that was rolled
-back. The status is 1 otherwise. ``--picture FILE`` draws memory and descriptors
-over time.
+At the end it prints a table. The status is 0 if no call hung, no result was wrong, no
+exception was of a class that blocking psycopg2 would not raise, committed work is in
+the server, work that was rolled back is not, and nothing stayed behind. Otherwise it
+is 1. ``--picture FILE`` draws memory and descriptors over time.
 
-The random numbers come from --seed; what happens when depends on the machine's
-speed too.
+--seed sets the random numbers. The order of events also depends on the machine's speed.
 """
 
 import argparse
@@ -47,20 +45,20 @@ from support.waiting import wait_until
 
 COMBINATIONS = [f"{loop} on {hub}" for hub in ("gevent", "eventlet", "asyncio") for loop in ("compiled", "pure")]
 
-# How often a second each fault of the network and of the server is, on the average.
+# Faults of the network a second, and of the server a second, on average.
 NETWORK_FAULTS = 10.0
 
 
 @dataclass
 class Result:
-    """What became of one combination."""
+    """The result of one combination."""
 
     title: str
-    #: What the client printed, a state each second.
+    #: The states that the client printed, one a second.
     states: list[dict[str, Any]] = field(default_factory=list)
     faults: collections.Counter[str] = field(default_factory=collections.Counter)
     status: int | None = None
-    #: What is wrong, in words.
+    #: Failures, in words.
     wrong: list[str] = field(default_factory=list)
 
     @property
@@ -170,7 +168,7 @@ class Vandal:
         }
         while not self._over.wait(self.random.expovariate(NETWORK_FAULTS)):
             (deed,) = self.random.choices(list(deeds), list(deeds.values()))
-            # The server may be down just now, by the deed before.
+            # The server may be down because of the action before.
             with contextlib.suppress(psycopg2.Error, subprocess.CalledProcessError, OSError):
                 deed()
                 self.count[deed.__name__] += 1
@@ -190,7 +188,7 @@ class Vandal:
         self.server.query("SELECT pg_cancel_backend(%s)", self._victim(DIRECT))
 
     def stop_processes(self) -> None:
-        """Leave all processes of the server without the CPU, as a machine does that swaps."""
+        """Stop all processes of the server for a while, as on a machine that swaps."""
         stopped = self.server.cluster.processes()
         try:
             for pid in stopped:
@@ -281,7 +279,7 @@ def soak(server: Server, title: str, seconds: float, connections: int, seed: str
 
 
 def judge(result: Result, entries: set[str]) -> None:
-    """Note what is wrong; *entries* is what the ledger holds."""
+    """Record the failures; *entries* is the content of the ledger's table."""
     if result.status != 0:
         meaning = {2: "a wrong result", 3: "something hung"}.get(result.status or 0, "")
         result.wrong.append(f"the client ended with status {result.status} {meaning}")
@@ -297,7 +295,7 @@ def judge(result: Result, entries: set[str]) -> None:
 
 
 class Shown:
-    """The table, live where there is a terminal."""
+    """The table of results, updated live on a terminal."""
 
     def __init__(self) -> None:
         self.results: list[Result] = []

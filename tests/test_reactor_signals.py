@@ -15,16 +15,16 @@ pytestmark = [pytest.mark.hub, pytest.mark.timeout(60)]
 def test_queries_go_on_after_a_signal_handler_raised_in_the_hub(kind, hub, connect, monkeypatch, capfd):
     if ON_ASYNCIO_LOOP and kind is KeyboardInterrupt:
         pytest.skip("an interrupt ends asyncio's loop")
-    hold = hub.adapter._Watch.set_ref
+    set_ref = hub.adapter._Watch.set_ref
     due = []
 
-    def struck(watch, awaited):
-        hold(watch, awaited)
+    def set_ref_and_raise(watch, awaited):
+        set_ref(watch, awaited)
         if not awaited and due:
             due.clear()
             raise kind("from a signal handler")
 
-    monkeypatch.setattr(hub.adapter._Watch, "set_ref", struck)
+    monkeypatch.setattr(hub.adapter._Watch, "set_ref", set_ref_and_raise)
 
     def query():
         cursor = connection.cursor()
@@ -61,7 +61,7 @@ def test_wait_in_a_signal_handler_keeps_the_wakeup(when, hub, connect, monkeypat
             cursor.execute(sql)
         return cursor.fetchone()[0]
 
-    def struck(*args):
+    def query_and_call(*args):
         if due:
             due.clear()
             assert query(other, "SELECT 2 FROM pg_sleep(0.05)") == 2
@@ -75,7 +75,7 @@ def test_wait_in_a_signal_handler_keeps_the_wakeup(when, hub, connect, monkeypat
     hub.run(query, other, "SELECT 1")
     target = hub.adapter._Watch if when == "set_ref" else type(hub.adapter._adapter)
     real = getattr(target, when)
-    monkeypatch.setattr(target, when, struck)
+    monkeypatch.setattr(target, when, query_and_call)
     if when == "set_ref":
         assert hub.run(waiting) == 1
     else:  # in the main greenlet, which switches to the hub in the hub's own way
@@ -88,7 +88,7 @@ def test_a_raise_in_the_hubs_report_keeps_the_wakeups(kind, hub, pipe, monkeypat
     if ON_ASYNCIO_LOOP and kind is KeyboardInterrupt:
         pytest.skip("an interrupt ends asyncio's loop")
 
-    def struck(*args):
+    def undo_and_raise(*args):
         monkeypatch.undo()
         raise kind("from a signal handler")
 
@@ -98,7 +98,7 @@ def test_a_raise_in_the_hubs_report_keeps_the_wakeups(kind, hub, pipe, monkeypat
         raise ZeroDivisionError
 
     failing, other, failed = pipe(), pipe(), []
-    monkeypatch.setattr(type(hub.adapter._adapter), "handle_error", struck)
+    monkeypatch.setattr(type(hub.adapter._adapter), "handle_error", undo_and_raise)
     hub.call_soon(greenlet.greenlet(fail, hub.run_in_hub(greenlet.getcurrent)).switch)
     hub.sleep(0.01)
     failing.answer()

@@ -1,4 +1,4 @@
-"""A process ends with a task that is parked."""
+"""A process exits while a task is parked."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""A process forks while a task is parked; parent and child both go on."""
+"""A process forks while a task is parked. Parent and child both go on with queries."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Executes a query in a task, and says how an interrupt ended it, and the program."""
+"""Executes a query in a task; prints how an interrupt ended the query, and the program."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A loop goes on in another greenlet in mid-query. An argument is the limit of the query, in seconds, or None."""
+"""A loop goes on in another greenlet in mid-query. The argument is the query's timeout in seconds, or None."""
 
 import functools
 import os
@@ -14,7 +14,7 @@ from psycogreen.asyncio import asyncio_wait_callback, make_psycopg_green, spawn
 
 make_psycopg_green()
 LIMIT = None if sys.argv[1] == "None" else float(sys.argv[1])
-STRIKES = LIMIT == 0.2
+EXPIRES = LIMIT == 0.2
 
 
 def several(connection):
@@ -27,9 +27,9 @@ def several(connection):
 
 def work():
     try:
-        connection.cursor().execute("SELECT pg_sleep(%s)", (20 if STRIKES else 0.2,))
+        connection.cursor().execute("SELECT pg_sleep(%s)", (20 if EXPIRES else 0.2,))
     except TimeoutError:
-        assert STRIKES
+        assert EXPIRES
     return several(other)
 
 
@@ -41,6 +41,6 @@ if LIMIT:
     psycopg2.extensions.set_wait_callback(functools.partial(asyncio_wait_callback, timeout=LIMIT))
 task = loop.create_task(spawn(work))
 greenlet.greenlet(loop.run_until_complete).switch(until(lambda: in_query(connection)))
-# The first that this one sees of the query is its end.
+# This greenlet runs the loop only for the end of the query.
 print(greenlet.greenlet(loop.run_until_complete).switch(task), flush=True)
-os._exit(0)  # without a word of what is left if it is not the answers
+os._exit(0)  # without warnings of pending tasks

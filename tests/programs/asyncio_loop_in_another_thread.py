@@ -26,7 +26,7 @@ def first():
     tasks.append(loop.create_task(spawn(query, connections[0], "SELECT 2 FROM pg_sleep(20)")))
     loop.run_until_complete(until(lambda: in_query(connections[0])))
     there.set()
-    over.wait()  # what it leaves behind lives as long
+    over.wait()  # keeps this thread's objects alive
 
 
 loop, tasks, there, over = event_loops().new_event_loop(), [], threading.Event(), threading.Event()

@@ -1,7 +1,7 @@
 """Connects with blocking psycopg2, once for each line of its input: a DSN and an environment, as JSON.
 
-Prints what becomes of each as JSON. The process knows the names of the tests
-by an /etc/hosts of its own: see fix_faults.py.
+Prints each outcome as JSON. The process resolves the tests' host names with an
+/etc/hosts of its own: see fix_faults.py.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from support.attempts import attempt
 
 for request in sys.stdin:
     dsn, environment = json.loads(request)
-    # libpq keeps parts of the environment: each in a child.
+    # Each in a child, because libpq keeps parts of the environment.
     if os.fork() == 0:
         os.environ.clear()
         os.environ.update(environment)

@@ -1,4 +1,4 @@
-"""Copies 300 MB, "in" or "out" as the argument says; prints by how many kB the process grew at its peak."""
+"""Copies 300 MB "in" or "out", as the argument says; prints by how many kB the process grew at its peak."""
 
 import re
 import sys
@@ -23,7 +23,7 @@ class File:
         pass
 
 
-def peak():  # getrusage() would count what the parent was before exec()
+def peak():  # getrusage() would count the parent's memory before exec()
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 

@@ -1,4 +1,4 @@
-"""What another greenlet closes, and what is killed, ends in the server; Django connects anew."""
+"""Queries end in the server if another greenlet closes their connection or kills them; Django reconnects."""
 
 import with_django  # noqa: F401
 from patched import Killed, executing, kill, kill_ten, spawn, start_ticker, until, wait
@@ -19,7 +19,7 @@ def sleeper(words):
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(f"SELECT pg_sleep(60) /* {words} */")
     except Killed:
-        # The next query connects anew.
+        # The next query reconnects.
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
         connection.close()
@@ -37,7 +37,7 @@ until(lambda: executing("/* close */") == 0)
 wrappers.clear()
 greenlet = spawn(caught, sleeper, "old")
 until(lambda: executing("/* old */") == 1)
-close_old_connections()  # those of this greenlet
+close_old_connections()  # the connections of this greenlet
 wrappers[0].close_at = 0
 error = caught(wrappers[0].close_if_unusable_or_obsolete)
 assert error is None, error

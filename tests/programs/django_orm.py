@@ -30,7 +30,7 @@ try:
     committed = []
 
     def transfer(n):
-        # All want the same two rows: they wait for each other in the server.
+        # All greenlets lock the same two rows: they wait for each other in the server.
         try:
             with transaction.atomic():
                 ids = [first.id, second.id]
@@ -59,7 +59,7 @@ try:
     assert Account.objects.aggregate(Sum("balance"))["balance__sum"] == 200_000
 
     def stream(chunk_size, in_transaction):
-        # A server-side cursor: WITH HOLD outside of a transaction.
+        # The server-side cursor is WITH HOLD outside of a transaction.
         def names():
             for row in Account.objects.order_by("id").iterator(chunk_size=chunk_size):
                 if row.id == first.id:
@@ -80,13 +80,13 @@ try:
     tasks = [spawn(stream, size, size % 2 == 0) for size in (100, 101, 500, 501, 2000)]
     assert all(wait(task) == expected for task in tasks)
 
-    # An iterator that was begun in one greenlet goes on in another.
+    # One greenlet begins an iterator, another goes on with it.
     rows = Account.objects.order_by("id").iterator(chunk_size=100)
     names = [next(rows).name]
     names += wait(spawn(lambda: [row.name for row in rows]))
     assert names == expected
 
-    # What belongs to a greenlet belongs to no other.
+    # A connection belongs to one greenlet: Django refuses it to others.
     foreign = []
 
     def owner():
@@ -98,7 +98,7 @@ try:
     pid = wait(spawn(owner))
     error = caught(foreign[0].cursor)
     assert isinstance(error, django.db.utils.DatabaseError) and "same thread" in str(error), error
-    # With CONN_MAX_AGE the greenlet that ends leaves its connection open, to the collector.
+    # With CONN_MAX_AGE a greenlet leaves its connection open; the collector closes it.
     del error
     foreign.clear()
 

@@ -1,4 +1,4 @@
-"""A greenlet for each request keeps its connection between queries, and finds out that the server ended it."""
+"""The greenlet of each request keeps its connection between queries, and notices when the server ends it."""
 
 import with_django  # noqa: F401
 from patched import spawn, start_ticker, wait
@@ -11,7 +11,7 @@ ticker = start_ticker()
 
 
 def request(n):
-    # What Django's handlers do: a greenlet has its own connection.
+    # As Django's handlers do. Each greenlet has its own connection.
     close_old_connections()
     try:
         pids = set()
@@ -19,12 +19,12 @@ def request(n):
             with transaction.atomic(), connection.cursor() as cursor:
                 cursor.execute("SELECT pg_backend_pid(), pg_sleep(0.01)")
                 pids.add(cursor.fetchone()[0])
-            close_old_connections()  # CONN_MAX_AGE: it stays
+            close_old_connections()  # with CONN_MAX_AGE the connection stays
         assert len(pids) == 1
         with connection.chunked_cursor() as cursor:
             cursor.execute("SELECT generate_series(1, 5000)")
             assert len(cursor.fetchmany(3000)) == 3000
-        # The server ends the session: the health check finds out.
+        # The server ends the session, and the health check notices.
         caught(lambda: connection.cursor().execute("SELECT pg_terminate_backend(pg_backend_pid())"))
         close_old_connections()
         with connection.cursor() as cursor:

@@ -1,10 +1,10 @@
-"""A proxy to a PostgreSQL server that is a bad network.
+"""A proxy to a PostgreSQL server that behaves like a bad network.
 
 ``faulty_proxy.py HOST PORT SEED RATE`` prints the port of 127.0.0.1 that it
-listens on; HOST may be the directory of a unix socket. Each connection is a
-fast one, a slow one, or one that passes single bytes. RATE times a second, one
-of the connections has a fault. When standard input ends, it prints how often
-which fault was, as JSON, and ends.
+listens on; HOST may be the directory of a unix socket. Each connection is fast,
+slow, or passes single bytes. RATE times a second, one of the connections has a
+fault. When standard input ends, the proxy prints how often each fault happened, as
+JSON, and ends.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ import json
 import random
 import sys
 
-# The longest that a fault which passes lasts, in seconds.
+# The longest pause of a connection, in seconds.
 PAUSE = 0.3
-# Of a connection that passes single bytes, only the first bytes come so: a
-# large result would take minutes.
+# A connection passes only so many single bytes, and then all it has at once: a large
+# result would take minutes.
 SINGLE_BYTES = 2000
 
 
@@ -68,7 +68,7 @@ class Connection:
         self.silent = True
 
 
-# How often each fault is, in proportion.
+# The relative frequency of each fault.
 FAULTS = {Connection.pause: 6, Connection.reset: 2, Connection.half_close: 1, Connection.drop_silently: 1}
 
 

@@ -1,4 +1,4 @@
-"""What comes for the parent does not wake the child, where other threads of the parent have hubs."""
+"""Answers to the parent do not wake the child, where other threads of the parent have hubs."""
 
 import os
 import threading
@@ -9,7 +9,7 @@ from unpatched import known_connection, sleep_in_a_child
 def other_hub():
     kept.append(known_connection())
     there.set()
-    os.read(reading, 1)  # it keeps its hub
+    os.read(reading, 1)  # the thread keeps its hub
 
 
 kept, connection = [], known_connection()

@@ -1,4 +1,4 @@
-"""A child holds a connection that its parent has closed; prints what CPU time the parent's sleep takes."""
+"""A child holds a connection that its parent has closed; prints how much CPU time the parent's sleep takes."""
 
 from support.tickers import sleep_takes
 from unpatched import connect, held_by_a_child, known_connection, query, sleep, spawn, wait

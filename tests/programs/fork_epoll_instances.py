@@ -1,4 +1,4 @@
-"""A child has no epoll instance that its parent does not have, and hands none on."""
+"""A child has no more epoll instances than its parent, and its children inherit none over exec()."""
 
 import os
 

@@ -13,7 +13,7 @@ def forks():
     if child:
         return os.waitpid(child, 0)[1]
     call_soon(os._exit, 0)
-    # Here the child goes on in the batch, in which the other is, too.
+    # Here the child goes on with the batch of events, in which other()'s event is next.
 
 
 def other():

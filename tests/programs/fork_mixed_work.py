@@ -1,4 +1,4 @@
-"""Forks at random moments beside 50 greenlets of mixed work: prints what went wrong in the parent or in a child."""
+"""Forks at random moments beside 50 greenlets of mixed work; prints the errors of the parent and of each child."""
 
 import io
 import os
@@ -19,7 +19,7 @@ def kill(task):
 
 PARENT = os.getpid()
 wrong, done, ended = [], [0] * 5, []
-# Every greenlet that is due in a child gets its turn there.
+# In a child, let every greenlet run that is due.
 os.register_at_fork(after_in_child=lambda: sleep(0.01))
 
 
@@ -120,7 +120,7 @@ for number in range(FORKS):
     sleep(random.random() * 0.05)
     victim = random.choice(tasks[-6:])
     if number % 5 == 4 and NAME == "eventlet":
-        os.kill(PARENT, signal.SIGUSR1)  # the handler runs where a greenlet is
+        os.kill(PARENT, signal.SIGUSR1)  # the handler runs in whichever greenlet is running
     else:
         pid = fork()
         if pid == 0:

@@ -15,7 +15,7 @@ if child == 0:
     code = 1
     try:
         renew()
-        # One that the parent leaves to it, and one that the parent goes on to use.
+        # A connection that only the child uses from now on, and then one that the parent still uses.
         assert wait(spawn(query, connections.pop(), "SELECT 3 FROM pg_sleep(0.01)")) == 3
         connection = None
         connections.pop()

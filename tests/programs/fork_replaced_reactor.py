@@ -1,4 +1,4 @@
-"""A child gets a reactor of its own in the dispatch of that of its parent."""
+"""A child creates a reactor of its own during a dispatch of its parent's reactor."""
 
 import gc
 import os
@@ -28,7 +28,7 @@ def in_the_dispatch():
         spawn(int)
         psycopg2.extensions.get_wait_callback()(Done())
         gc.collect()
-        # Here the hub takes up the dispatch that it was in.
+        # Here the hub goes on with the dispatch that it was in.
 
 
 connection = known_connection()

@@ -1,4 +1,4 @@
-"""What comes for the parent does not wake the child."""
+"""Answers to the parent do not wake the child."""
 
 from unpatched import known_connection, sleep_in_a_child
 

@@ -1,4 +1,4 @@
-"""A child, forked in its parent's dispatch, waits there."""
+"""A child that was forked during a dispatch of its parent's reactor waits in that dispatch."""
 
 import os
 

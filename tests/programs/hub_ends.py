@@ -1,4 +1,4 @@
-"""gevent's hub ends by itself after one of these situations, which an argument names."""
+"""gevent's hub ends by itself after one of these situations. The argument names it."""
 
 import sys
 import time
@@ -30,7 +30,7 @@ def kill_and_error_in_the_dispatch():
         raise ValueError
 
     connection, failed, hub = known_connection(), [], gevent.get_hub()
-    hub.NOT_ERROR += (ValueError,)  # it need not say so
+    hub.NOT_ERROR += (ValueError,)  # so that the hub does not print it
     hub.loop.run_callback(greenlet.greenlet(fail, hub).switch)
     while not failed:
         sleep(0.01)
@@ -53,5 +53,5 @@ begun = time.monotonic()
 assert gevent.wait(timeout=20)
 assert gevent.get_hub().join(timeout=20)
 assert time.monotonic() - begun < 10
-# A single greenlet that is parked is no reason for LoopExit.
+# A single parked greenlet does not raise LoopExit.
 assert query(psycopg2.connect(DSN), "SELECT 5 FROM pg_sleep(0.1)") == 5

@@ -1,4 +1,4 @@
-"""Imports the adapter of the hub that an argument names, and says whether that left everything alone."""
+"""Imports the adapter of the hub that the argument names; prints what the import has left unchanged."""
 
 import importlib
 import select

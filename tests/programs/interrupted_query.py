@@ -1,4 +1,4 @@
-"""Executes a query, the first argument, and prints how an interrupt ended it. With "busy", another greenlet runs."""
+"""Executes its first argument and prints how an interrupt ended the query. With "busy", another greenlet runs."""
 
 import sys
 

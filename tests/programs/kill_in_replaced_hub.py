@@ -1,4 +1,4 @@
-"""A query that was parked in a hub that is no more can be killed."""
+"""A query that is parked in a hub that was replaced can be killed."""
 
 import greenlet
 from support.server_state import in_query

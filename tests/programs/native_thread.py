@@ -1,4 +1,4 @@
-"""Says whether the adapter starts a native thread although threads are patched. The hub is an argument."""
+"""Tells whether the adapter starts a native thread although threads are patched. The argument is the hub."""
 
 import importlib
 import sys

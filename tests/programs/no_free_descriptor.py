@@ -5,7 +5,7 @@ import resource
 from unpatched import held_by_a_child, known_connection, query, sleep, spawn, wait
 
 held, other = known_connection(), known_connection()
-# The child holds a closed connection, of which epoll goes on to tell.
+# The child holds the closed connection, so epoll still reports it.
 with held_by_a_child():
     task = spawn(query, other, "SELECT 9 FROM pg_sleep(0.3)", 1)
     sleep(0.1)

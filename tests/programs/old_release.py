@@ -1,4 +1,4 @@
-"""What users of release 1.0.2 call, with the adapter of the hub that an argument names."""
+"""Calls that users of release 1.0.2 make, on the adapter of the hub that the argument names."""
 
 import importlib
 import os

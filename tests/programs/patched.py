@@ -1,6 +1,6 @@
-"""What programs begin with that run on a monkey-patched hub: psycopg2 made green, and the hub's names.
+"""The beginning of programs that run on a monkey-patched hub: makes psycopg2 green, and exports the hub's functions.
 
-The environment variable DSN names the server. A ticker can run beside.
+The environment variable DSN names the server. A ticker can run beside the program.
 """
 
 import functools
@@ -49,7 +49,7 @@ make_psycopg_green()
 
 
 class Killed(BaseException):
-    """What greenlets are killed with: like GreenletExit and the hubs' Timeouts it is no Exception."""
+    """Kills greenlets. Like GreenletExit and the hubs' Timeouts, it is not a subclass of Exception."""
 
 
 def until(condition: Any) -> None:
@@ -63,7 +63,7 @@ def executing(text: str) -> int:
 
 
 def kill_ten(query: Any, text: str) -> None:
-    """Kill ten greenlets in their *query*, which contains *text*: all are killed, and the queries end in the server."""
+    """Kill ten greenlets in *query*, which contains *text*; check that all ended with the kill and in the server."""
     greenlets = [spawn(caught, query) for _ in range(10)]
     until(lambda: executing(text) == 10)
     for greenlet in greenlets:

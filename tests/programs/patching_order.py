@@ -1,7 +1,7 @@
-"""Takes some steps, which arguments name, and says whether a query then lets others run.
+"""Takes the steps that the arguments name, and tells whether a query then lets other greenlets run.
 
-The first argument is the hub. Then a query runs in a real thread, which
-monkey-patching hides, and the program says which hub that thread has got.
+The first argument is the hub. Then a query runs in a native thread, whose functions
+monkey-patching hides, and the program tells which hub that thread has.
 """
 
 import importlib
@@ -45,7 +45,7 @@ def take(step):
 for step in STEPS:
     take(step)
 
-# With the hub's own means.
+# Only with the hub's own functions.
 import psycopg2  # noqa: E402
 import psycopg2.extensions  # noqa: E402
 

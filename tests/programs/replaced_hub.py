@@ -1,4 +1,4 @@
-"""A connection is used in one hub after another."""
+"""One hub after another uses the same connection."""
 
 import psycopg2
 from unpatched import DSN, connect, query, replace, spawn, wait

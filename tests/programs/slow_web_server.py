@@ -1,4 +1,4 @@
-"""A web server on the loopback interface that thinks for half a second about every request.
+"""A web server on the loopback interface that takes half a second for every request.
 
 The first line printed is its URL. It ends with its standard input.
 """

@@ -1,15 +1,15 @@
-"""Full load on one hub with everything going wrong: what a soak runs in a process of its own.
+"""The client of soak.py: full load on one hub while everything goes wrong, in a process of its own.
 
 ``soak_client.py HUB SECONDS CONNECTIONS SEED ROUTE...``; each route is a JSON
-object with a name, a DSN and what it can do. Once a second it prints its state
-as JSON, and at last that state with what it left behind.
+object with a name, a DSN and the abilities of its server. Once a second the program
+prints its state as JSON; the last state includes what was left behind.
 
-Each of many greenlets has a connection after the other and checks every result
-that it gets: each row carries who asked. A call may take BOUND seconds, then it
-is thrown out of its wait. Meanwhile greenlets are killed, connections are closed
-from elsewhere, cancelled or dropped, there are no descriptors left, and the
-garbage collector runs. It ends with status 2 after a wrong result, with 3 when
-something hung.
+Each of many greenlets uses one connection after the other and checks every result:
+each row names the greenlet that asked for it. A timeout ends a call that takes longer
+than BOUND seconds. Meanwhile greenlets are killed, other greenlets close connections,
+queries are cancelled, connections dropped, no descriptors are free, and the garbage
+collector runs. The program ends with status 2 after a wrong result, and with 3 if a
+call hung.
 """
 
 import collections
@@ -32,26 +32,26 @@ from hubs.contract import Hub
 from psycopg2 import errors
 from support.leaks import count_descriptors, objects
 
-# Seconds. The hub's own timeout ends each piece of work after BOUND; HANGS
-# later it did not.
+# Seconds. The hub's own timeout ends each action after BOUND. An action that has not
+# ended HANGS later hangs.
 BOUND = 5.0
 HANGS = 10.0
 KINDS = ("Reactor", "Socket", "Greenlet", "GreenThread", "greenlet", "GreenConnection", "DefaultCursor", "_Request")
 
 
 class Killed(BaseException):
-    """What the greenlets are killed with: no psycopg2 code expects it."""
+    """Kills greenlets. Code that catches Exception does not catch it."""
 
 
 class Worker:
-    """A greenlet after the other on a connection after the other."""
+    """A sequence of greenlets, one at a time, on a sequence of connections."""
 
     def __init__(self, soak: "Soak", number: int, route: dict[str, Any]) -> None:
         self.soak, self.route = soak, route
         self.random = random.Random(f"{soak.seed} {number}")
         self.asker = f"{soak.seed}-{number}"
         self.connection: Any = None
-        #: When the present piece of work began, and its name.
+        #: When the present action began, and its name.
         self.since = time.monotonic()
         self.action = ""
 
@@ -83,15 +83,17 @@ class Worker:
     def failed(self, exc: psycopg2.Error) -> None:
         name = type(exc).__name__
         self.soak.errors[name] += 1
-        unasked = isinstance(exc, errors.QueryCanceled) and "user request" in str(exc) and not self.route["cancelled"]
+        stray_cancel = (
+            isinstance(exc, errors.QueryCanceled) and "user request" in str(exc) and not self.route["cancelled"]
+        )
         expected = psycopg2.OperationalError, psycopg2.InterfaceError, errors.IdleInTransactionSessionTimeout
-        if unasked or not isinstance(exc, expected):
+        if stray_cancel or not isinstance(exc, expected):
             out = io.StringIO()
             traceback.print_exception(exc, file=out)
             self.soak.unexpected.append(f"{self.route['name']}, {self.action}: {out.getvalue()}")
         connection = self.connection
         if connection is not None and not connection.closed and isinstance(exc, psycopg2.OperationalError):
-            # As a program does: what the server refused is rolled back, and the connection goes on.
+            # As programs do: roll back after an error of the server, and go on with the connection.
             try:
                 connection.rollback()
                 connection.autocommit = True
@@ -99,7 +101,7 @@ class Worker:
                 self.connection = None
         else:
             self.connection = None
-        self.soak.hub.sleep(0.01)  # what fails at once, as without descriptors, would never let others run
+        self.soak.hub.sleep(0.01)  # actions that fail at once, as without descriptors, would let no other greenlet run
 
     def connect(self) -> None:
         self.connection = None
@@ -132,7 +134,7 @@ class Worker:
         self.expect(len(self.execute("SELECT repeat('x', %s)", size).fetchone()[0]), size)
 
     def parameter(self) -> None:
-        # More than a socket takes at once: this one waits to write.
+        # More than a socket buffer holds, so that this greenlet waits to write.
         text = self.asker * self.random.randrange(30_000)
         self.expect(self.execute("SELECT length(%s)", text).fetchone()[0], len(text))
 
@@ -175,7 +177,7 @@ class Worker:
         self.execute("DO $$BEGIN FOR i IN 1..500 LOOP RAISE NOTICE 'number %', i; END LOOP; END$$")
 
     def ledger(self) -> None:
-        """Write a line, and either commit it or roll it back; remember which."""
+        """Insert a line, and either commit it or roll it back; remember which."""
         entry = f"{self.asker} {len(self.soak.ledger)}"
         outcomes = self.soak.ledger
         outcomes[entry] = "rolled back"
@@ -228,7 +230,7 @@ class Worker:
         self.connection.autocommit = True
 
     def crowd(self) -> None:
-        """Take more connections than the server has."""
+        """Open more connections than the server allows."""
         crowd = []
         try:
             for _ in range(30):
@@ -259,7 +261,7 @@ class Worker:
         self.soak.hub.sleep(self.random.random() / 20)
 
 
-# How often each is done, in proportion.
+# The relative frequency of each action.
 ACTIONS = {
     Worker.small: 60,
     Worker.rows: 8,
@@ -282,8 +284,8 @@ ACTIONS = {
     Worker.drop: 1,
     Worker.idle: 5,
 }
-# A pooler in transaction mode may give the next statement to another server.
-# It also may not tell whose query a late cancel request would meet.
+# Not through a pooler in transaction mode, where a late cancel request could end the
+# query of another client.
 IN_SESSIONS = {Worker.cancel}
 
 
@@ -295,13 +297,13 @@ class Soak:
         self.count: collections.Counter[str] = collections.Counter()
         self.errors: collections.Counter[str] = collections.Counter()
         self.unexpected: list[str] = []
-        #: What became of each line of the ledger, as far as its writer knows.
+        #: The outcome of each line of the ledger, as its writer saw it.
         self.ledger: dict[str, str] = {}
         self.over = False
         self.longest_gap = 0.0
 
     def run(self, connections: int, seconds: float) -> None:
-        """Soak for *seconds*; return when all have ended."""
+        """Keep *connections* busy for *seconds*; return when all greenlets have ended."""
         self.over = False
         workers = [Worker(self, n, self.routes[n % len(self.routes)]) for n in range(connections)]
         for worker in workers:
@@ -366,7 +368,7 @@ class Soak:
             worker.start()
 
     def no_descriptors(self) -> None:
-        """For a moment there are no descriptors to be had."""
+        """Make the system refuse new descriptors for a moment."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
         self.count["no descriptors"] += 1
@@ -381,7 +383,7 @@ class Soak:
                 resident = int(statm.read().split()[1]) * resource.getpagesize()
             descriptors = len(os.listdir("/proc/self/fd"))
         except OSError:
-            return  # there are no descriptors just now
+            return  # no descriptor is free at present
         state = {
             "queries": self.queries,
             "faults": {name: self.count[name] for name in ("kill", "close from elsewhere", "no descriptors")},
@@ -396,7 +398,7 @@ class Soak:
         print(json.dumps(state), flush=True)
 
     def what_there_is(self) -> dict[str, int]:
-        """Return what is left when all greenlets have ended."""
+        """Return how many objects, descriptors and threads exist after all greenlets have ended."""
         for _ in range(10):
             self.hub.sleep(0.1)
             gc.collect()
@@ -405,7 +407,7 @@ class Soak:
 
 
 def start_threads(hub: Hub) -> None:
-    """Start the threads of the hub's pool: gevent's cannot start one without descriptors."""
+    """Start the threads of the hub's pool now, because gevent's cannot start one without descriptors."""
     for task in [hub.spawn(hub.adapter._adapter.run_in_thread, time.sleep, 0.1) for _ in range(20)]:
         task.wait()
 

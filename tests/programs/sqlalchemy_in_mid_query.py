@@ -9,7 +9,7 @@ from with_sqlalchemy import engine, query
 from sqlalchemy import exc, text
 from support.outcomes import caught
 
-# The pool logs that a rollback is refused.
+# Otherwise the pool logs the refused rollback.
 logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
 ticker = start_ticker()
 conns = []
@@ -21,7 +21,7 @@ def sleeper(words, seconds):
         return conn.scalar(text(f"SELECT 1 + 0 * length(pg_sleep({seconds})::text) /* {words} */"))
 
 
-# dispose() closes what is idle, and lets the others finish.
+# dispose() closes idle connections, and lets the queries of others finish.
 wait(spawn(query, 1))
 greenlets = [spawn(caught, sleeper, "dispose", 0.3) for _ in range(5)]
 until(lambda: executing("/* dispose */") == 5)
@@ -39,7 +39,7 @@ assert isinstance(error, exc.InterfaceError), error
 assert "connection closed by another greenlet" in str(error)
 until(lambda: executing("/* invalidate */") == 0)
 
-# close() means rollback, which is refused, and so the pool throws the connection away.
+# close() rolls back, which raises, and so the pool drops the connection.
 conns.clear()
 greenlet = spawn(caught, sleeper, "close", 60)
 until(lambda: executing("/* close */") == 1)

@@ -1,4 +1,4 @@
-"""Greenlets are killed in their queries: the pool throws the connections away."""
+"""Greenlets are killed in their queries: the pool drops their connections."""
 
 from patched import kill_ten, spawn, start_ticker, wait
 from with_sqlalchemy import engine, query

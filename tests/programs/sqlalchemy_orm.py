@@ -64,7 +64,7 @@ try:
 
     assert len({wait(task) for task in [spawn(mine) for _ in range(10)]}) == 10
 
-    # All want the same row.
+    # All greenlets lock the same row.
     def count(n):
         with Session(engine) as session, session.begin():
             child = session.scalars(select(Child).order_by(Child.id).limit(1).with_for_update()).one()
@@ -75,7 +75,7 @@ try:
     with Session(engine) as session:
         assert session.scalar(select(Child.n).order_by(Child.id).limit(1)) == 20
 
-    # Many rows there, in pages, with what the server made of them, and back bit by bit.
+    # Insert many rows, in batches that return the server's defaults, and fetch them in parts.
     with Session(engine) as session, session.begin():
         session.add_all(Child(n=n) for n in range(3000))
         session.flush()
@@ -86,17 +86,17 @@ try:
     with Session(engine, twophase=True) as session:
         session.add(Parent(name="two phases"))
         error = caught(session.commit)
-        # As a server answers that was not told to allow them.
+        # The server refuses two phases unless its settings allow them.
         assert error is None or "prepared transactions are disabled" in str(error), error
 
-    # An exhausted pool keeps its own time, and nobody else from running.
+    # A wait for an exhausted pool times out, and lets other greenlets run.
     small = create_engine("postgresql+psycopg2://", creator=connect, pool_size=1, max_overflow=0, pool_timeout=0.2)
     with small.connect() as conn:
         task = spawn(caught, small.connect)
         assert conn.scalar(select(func.length(func.cast(func.pg_sleep(0.3), String)))) == 0
         assert isinstance(wait(task), exc.TimeoutError)
 
-    # Two greenlets are the first ones to use an engine, and the dialect asks for the server's version.
+    # Several greenlets are the first to use an engine, whose dialect then asks for the server's version.
     for kind in pool.NullPool, pool.SingletonThreadPool, pool.QueuePool:
         fresh = create_engine("postgresql+psycopg2://", creator=connect, poolclass=kind)
 

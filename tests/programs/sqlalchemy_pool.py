@@ -12,7 +12,7 @@ ticker = start_ticker()
 assert sorted(wait(g) for g in [spawn(query, n) for n in range(40)]) == list(range(40))
 assert engine.pool.checkedout() == 0
 
-# A server that ended its sessions: the ping finds out.
+# After the server has ended the sessions, the pool's ping notices.
 with monitor.connect() as conn:
     conn.execute(
         text(
@@ -22,7 +22,7 @@ with monitor.connect() as conn:
     )
 assert sorted(wait(g) for g in [spawn(query, n) for n in range(10)]) == list(range(10))
 
-# Rows from the server bit by bit, and many rows at once.
+# Fetch rows in parts, and insert many rows at once.
 with engine.begin() as conn:
     rows = conn.execution_options(stream_results=True).execute(text("SELECT generate_series(1, 3000)"))
     assert len(rows.fetchall()) == 3000

@@ -1,10 +1,10 @@
-"""A framework's own test suite in a process of its own, which framework_suites.py starts.
+"""Runs a framework's own test suite, in a process of its own that framework_suites.py starts.
 
 ``suite_child.py HUB LOOP OUTCOMES PROGRAM ARGUMENTS...`` runs PROGRAM (a
-file, or a module's name) as ``python PROGRAM ARGUMENTS...`` would. HUB is
-gevent, eventlet or blocking, LOOP the implementation that must be found
-then. What unittest makes of the tests goes to the file OUTCOMES, a line of
-JSON for each piece of news, so that it is there also of a run that hangs.
+file, or a module's name) as ``python PROGRAM ARGUMENTS...`` would. HUB is gevent,
+eventlet or blocking. LOOP is the expected value of psycogreen.implementation. The
+file OUTCOMES gets a line of JSON for each event of a test at once, so that it is
+complete if the run hangs.
 """
 
 import os
@@ -31,9 +31,9 @@ LIMIT = 120
 
 
 def record(path: str) -> None:
-    """Have unittest write to *path* what becomes of each test."""
+    """Make unittest write the outcome of each test to *path*."""
     news = open(path, "w", buffering=1)  # noqa: SIM115
-    # Tests of unittest itself run tests with a result of their own.
+    # Some tests run other tests, with a result of their own, which is not recorded.
     results: list[unittest.TestResult] = []
 
     def note(method: str, outcome: str) -> None:
@@ -49,7 +49,7 @@ def record(path: str) -> None:
 
         setattr(unittest.TestResult, method, noting)
 
-    note("startTest", "failed")  # until there is better news
+    note("startTest", "failed")  # until another outcome is recorded
     note("addSuccess", "passed")
     for method in "addFailure", "addError", "addUnexpectedSuccess":
         note(method, "failed")

@@ -1,4 +1,4 @@
-"""What programs begin with that run on a hub without monkey-patching: psycopg2 made green, and the hub's names.
+"""The beginning of programs that run on a hub without monkey-patching: psycopg2 made green, the hub's functions.
 
 The environment variable DSN names the server.
 """
@@ -27,7 +27,7 @@ if NAME == "gevent":
         gevent.get_hub().loop.run_callback(fn, *args)
 
     def renew():
-        """Do what a child does for its hub. gevent sees to it."""
+        """Prepare the hub for use in a child process. gevent does so itself."""
 
     def replace():
         gevent.get_hub().destroy(destroy_loop=True)
@@ -47,7 +47,7 @@ elif NAME == "eventlet":
         eventlet.hubs.get_hub().schedule_call_global(0, fn, *args)
 
     def renew():
-        """Make a hub that is not the parent's."""
+        """Replace the parent's hub by a new one."""
         eventlet.hubs.use_hub()
 
     replace = renew
@@ -75,7 +75,7 @@ else:
         loop.call_soon(fn, *args)
 
     def renew():
-        """Make a loop that is not the parent's."""
+        """Replace the parent's loop by a new one."""
         global loop
         loop = event_loops().new_event_loop()
 
@@ -86,12 +86,12 @@ make_psycopg_green()
 
 
 def connect():
-    """Return a connection that was made in a greenlet."""
+    """Connect in a greenlet; return the connection."""
     return wait(spawn(psycopg2.connect, DSN))
 
 
 def query(connection, sql="SELECT 1", times=3):
-    """Execute *sql* that often; return the first column. After the first time the reactor knows the connection."""
+    """Execute *sql*; return the first column. After the first time the reactor has a record of the connection."""
     cursor = connection.cursor()
     for _ in range(times):
         cursor.execute(sql)
@@ -99,7 +99,7 @@ def query(connection, sql="SELECT 1", times=3):
 
 
 def known_connection():
-    """Return a connection that the reactor knows."""
+    """Return a connection of which the reactor has a record."""
     connection = connect()
     wait(spawn(query, connection))
     return connection
@@ -121,7 +121,7 @@ def held_by_a_child():
 
 
 def sleep_in_a_child(connection):
-    """Fork beside a greenlet that is parked; the child, in which nothing is due, prints what its sleep took."""
+    """Fork beside a parked greenlet. The child, in which nothing is due, prints the CPU time of its sleep."""
     task = spawn(query, connection, "SELECT 7 FROM pg_sleep(0.1)", 1)
     sleep(0.05)
     child = fork()
@@ -130,5 +130,5 @@ def sleep_in_a_child(connection):
         sleep(0.1)
         print(sleep_takes(sleep), flush=True)
         os._exit(0)
-    os.waitpid(child, 0)  # the answer waits meanwhile
+    os.waitpid(child, 0)  # meanwhile the answer waits in the socket
     assert wait(task) == 7

@@ -20,11 +20,11 @@ monitor = create_engine("postgresql+psycopg2://", creator=connect, isolation_lev
 
 
 def query(n):
-    """Return *n*, by way of the server, after 20 ms."""
+    """Return *n* from a query that takes 20 ms."""
     with engine.begin() as conn:
         return conn.scalar(text("SELECT :n + 0 * length(pg_sleep(0.02)::text)"), {"n": n})
 
 
-# The dialect asks for the server's version.
+# The first connection makes the dialect ask for the server's version.
 with monitor.connect() as conn:
     conn.execute(text("SELECT 1"))
