@@ -5,12 +5,12 @@
     .venvs/drivers/bin/python setup.py -q build_ext --inplace
     .venvs/drivers/bin/python benchmarks/asyncio_drivers.py
 
-Each driver is a process of its own, with 16 connections in autocommit and a
-task for each, that executes one query after the other and fetches the row, as
-its documentation shows. They take short rounds in turn (A B C D A B C D ...) on
-one server, as on a shared machine the times drift from second to second: what
-counts are the ratios to psycogreen, of which the medians over the rounds are
-given, with the quartiles to show how far they can be trusted. CPU time is user
+Each driver runs in a process of its own, with 16 connections in autocommit and a
+task for each connection. A task executes one query after the other and fetches the
+row, as the driver's documentation shows. The drivers take turns in short rounds
+(A B C D A B C D ...) on one server, because times on a shared machine drift from
+second to second. Only the ratios to psycogreen count. The table shows their medians
+over the rounds, and the quartiles, which show how far to trust them. CPU time is user
 and system time of the client.
 
 "psycogreen" runs blocking code that makes all of a task's queries in one
@@ -43,7 +43,8 @@ PAIRS = 21
 ROUND = 3200
 
 
-# The clients: each is given its DSN and returns what runs a query so many times, for each of its connections.
+# The clients. Each gets a DSN and returns, for each of its connections, a coroutine function that runs a query
+# so many times.
 
 
 async def psycogreen(dsn, query, each=False):
@@ -114,7 +115,7 @@ async def aiopg(dsn, query):
 
 
 async def client(driver, dsn, query):
-    """Run as many queries as each line of the standard input says; answer with the CPU time that they took."""
+    """For each line of standard input, run that number of queries and print their CPU time."""
     if driver.startswith("psycogreen"):
         tasks = await psycogreen(dsn, query, driver != "psycogreen")
     else:
@@ -146,7 +147,7 @@ class Process:
         return json.loads(self._process.stdout.readline())
 
     def close(self):
-        self._process.kill()  # as long as it takes them to close
+        self._process.kill()  # some take long to close
         self._process.communicate()
 
 
@@ -154,7 +155,7 @@ def compare(loop, dsn, query, tree, drivers):
     """Print a row for each driver."""
     clients = {driver: Process(driver, loop, dsn, query, tree) for driver in drivers}
     for running in clients.values():
-        running.round()  # to warm up
+        running.round()  # a warm-up
     rounds = [{driver: running.round() for driver, running in clients.items()} for _ in range(PAIRS)]
     for running in clients.values():
         running.close()

@@ -1,9 +1,9 @@
 """Fail when the compiled loop has become more expensive.
 
-Counts instructions per query with 16 connections (see instructions.py), for a
-connect and for a transaction (see works.py), and compares the overhead above
-blocking with what recorded.json says: 5 % more fails. After a change that is
-worth its price, or an improvement, record anew:
+Counts instructions for a query with 16 connections (see instructions.py), a connect
+and a transaction (see works.py). The overhead above blocking may be 5 % more than
+recorded.json says. After a change that is worth its price, or an improvement, record
+it anew:
 
     pip install -r benchmarks/requirements.txt
     python setup.py build_ext --inplace

@@ -1,7 +1,7 @@
 """COPY beside blocking psycopg2: time of a million rows, pauses of a 5 ms ticker, growth of memory.
 
 Blocking and green runs alternate in one process for each hub. (The script is
-not named after its subject: it would hide a module of Python's library.)
+not called copy.py, because that would hide a module of Python's library.)
 """
 
 import argparse
@@ -20,7 +20,7 @@ QUERY = f"COPY (SELECT n, 'row number ' || n FROM generate_series(0, {ROWS - 1})
 
 
 class Lines:
-    """A file that gives a row for each read."""
+    """A file that returns one row for each read."""
 
     def __init__(self, data):
         self.file = io.BytesIO(data)
@@ -38,7 +38,7 @@ CASES = {
 
 
 class Generated:
-    """Rows that are stored nowhere."""
+    """A file of rows made up as they are read."""
 
     def __init__(self, megabytes):
         self.rows = (b"1" * 79 + b"\n") * 100
@@ -117,7 +117,7 @@ def measure_time(hub, dsn, repeats):
 
 
 def peak():
-    """Return the peak of this process's resident memory in KB; getrusage() counts what the parent was, too."""
+    """Return the peak of this process's resident memory in KB; getrusage() would include the parent's before exec()."""
     with open("/proc/self/status") as status:
         return int(re.search(r"VmHWM:\s+(\d+)", status.read())[1])
 

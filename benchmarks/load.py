@@ -1,13 +1,13 @@
 """The client whose cost is measured: one process, one hub, one psycogreen.
 
-driver.py runs it, with the psycogreen to be measured on PYTHONPATH. For each
-number that it reads from its standard input it runs so many queries, shared
-out evenly over its connections, each with a greenlet of its own (without a
-hub: one connection after the other), and answers with a line of JSON. With
-``--work`` it does that piece of work (WORKS in driver.py) instead of a query.
+driver.py runs it, with the psycogreen to be measured on PYTHONPATH. It reads numbers
+of queries from standard input. For each number it runs a round: it spreads the queries
+evenly over its connections, each with a greenlet of its own, and answers with a line
+of JSON. Without a hub, it uses one connection after the other. With ``--work`` it does
+a work (WORKS in driver.py) instead of a query.
 
-A round of queries stands between two calls of getpgrp(), which nothing else
-here calls: by them callgrind and strace tell the round from what is around it.
+Before and after each round the client calls getpgrp(), and nowhere else. callgrind and
+strace recognise a round by these calls.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import time
 
 from driver import WORKS
 
-# When each greenlet had done its share of the round.
+# The times at which each greenlet had done its share of the round.
 ends = []
 
 
@@ -56,7 +56,7 @@ def main():
         share, rest = divmod(int(line), args.greenlets or len(cursors))
         if rest:
             sys.exit(f"{line.strip()} queries can't be shared out evenly over {args.greenlets or len(cursors)}")
-        # Collections in the round are a part of its cost, but only of what it made itself.
+        # The cost of a round includes the collection of its own garbage, but of no older garbage.
         gc.collect()
         gc.freeze()
         ends.clear()
@@ -95,7 +95,7 @@ def one_after_the_other(function, cursors, *args):
 
 
 def green(hub, about):
-    """Switch psycopg2 to *hub*; return what runs a function in greenlets."""
+    """Make psycopg2 green on *hub*; return a function that runs another in greenlets."""
     if hub == "gevent":
         import gevent
 

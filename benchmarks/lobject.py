@@ -1,8 +1,8 @@
-"""A large object written and read back: green against blocking psycopg2, in one run, by turns.
+"""Writing and reading a large object: green and blocking psycopg2 take turns in one process.
 
-``python benchmarks/lobject.py [gevent|eventlet] [megabytes]``. Prints the medians, their ratio and the longest pause
-of a 5 ms ticker beside it: by the clock, and in CPU time of this process,
-which is what remains on a machine that does other things too.
+``python benchmarks/lobject.py [gevent|eventlet] [megabytes]`` prints the medians, their
+ratio, and the longest pause of a 5 ms ticker: in wall time, and in CPU time of this
+process, which other programs on the machine do not disturb.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from psycopg2 import extensions
 ROUNDS = 7
 TARGET, PAUSE = 1.5, 0.05
 
-# How the object is written and read: bytes or characters at a time.
+# How many bytes or characters each call writes or reads.
 WAYS = {"whole": None, "by 1 MB": 1 << 20, "by 64 kB": 1 << 16}
 
 
 def transfer(connect, data, mode, size):
-    """Write *data* and read it back; return the seconds that each took."""
+    """Write *data* and read it back; return the seconds for each."""
     connection = connect()
     start = time.perf_counter()
     lobject = connection.lobject(0, "w" + mode)

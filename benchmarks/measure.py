@@ -1,10 +1,10 @@
-"""All measurements in one run, with a record of them in JSON.
+"""All measurements in one run, recorded as JSON.
 
     python benchmarks/measure.py all --json record.json
     python benchmarks/measure.py cputime memory
 
-First the tables as they come, then the figures that the project has set itself
-targets for, each beside its target.
+Prints each table as it is measured, and then each figure that has a target, beside the
+target.
 """
 
 import json
@@ -31,7 +31,7 @@ TABLES = {
 
 
 def about(args, dsn):
-    """Return what the figures were measured on."""
+    """Return a description of the machine and the software that were measured."""
     with driver.Client(driver.BLOCKING, dsn, args.tree) as client:
         server = client.about["server"]
     try:

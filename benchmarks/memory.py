@@ -1,8 +1,8 @@
-"""Bytes that a parked connection takes, above what the hub takes for a greenlet.
+"""Bytes that a parked connection takes, above those that the hub takes for a greenlet.
 
-Compared are greenlets parked in a query, and as many parked in the hub's own
-wait for the same sockets. What is above are psycopg2's frames on the C stack,
-libpq's copy of the query, and what the wait loop itself keeps.
+The figure compares greenlets parked in a query with as many greenlets parked in the
+hub's own wait for the same sockets. The difference is psycopg2's frames on the C stack,
+libpq's copy of the query, and the objects of the wait loop.
 """
 
 import json

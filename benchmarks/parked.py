@@ -1,8 +1,8 @@
 """The client whose memory is measured: greenlets parked in queries.
 
-memory.py runs it with PYTHONMALLOC=malloc, so that the C library's count of
-what is allocated (mallinfo2) has everything: Python's objects, libpq's and the
-slices of the C stack that greenlet saves.
+memory.py runs it with PYTHONMALLOC=malloc, so that the C library's count of allocated
+memory (mallinfo2) includes Python's objects, libpq's, and the slices of the C stack
+that greenlet saves.
 """
 
 import argparse
@@ -68,14 +68,14 @@ def main():
 
     def in_query(conn, cursor):
         cursor.execute("SELECT pg_advisory_lock_shared(1), pg_advisory_unlock_shared(1)")
-        cursor.execute("LISTEN benchmark")  # frees the result: a parked query has none
+        cursor.execute("LISTEN benchmark")  # frees the result, which a parked query does not have
 
     def in_hub(conn, cursor):
         wait_read(conn.fileno())
         conn.poll()
 
     def park_in_query():
-        """Park all in a query; return what is allocated then and after."""
+        """Park all greenlets in a query; return the memory allocated then and afterwards."""
         control.execute("SELECT pg_advisory_lock(1)")
         tasks = [spawn(in_query, *each) for each in connections]
         waiting = 0
@@ -90,7 +90,7 @@ def main():
         return parked, allocated()
 
     def park_in_hub():
-        """The same in the hub's own wait, until each gets a NOTIFY."""
+        """Park all greenlets in the hub's own wait, until each gets a NOTIFY; return the same."""
         tasks = [spawn(in_hub, *each) for each in connections]
         sleep(0.05)
         parked = allocated()
@@ -103,7 +103,7 @@ def main():
 
     for _, cursor in connections:
         cursor.execute("LISTEN benchmark")
-    for _ in range(2):  # the first time allocates for good
+    for _ in range(2):  # the first time allocates memory that is kept
         hub, after_hub = park_in_hub()
         query, after_query = park_in_query()
     print(

@@ -19,7 +19,7 @@ LABELS = {"1.0.2": "psycogreen 1.0.2", "pure": "2.0, pure", "compiled": "2.0, co
 
 
 def draw(axes, title, rows, key, unit):
-    """Draw a group of bars for each hub, and a line for the blocking query if that is not what they begin at."""
+    """Draw a group of bars for each hub, and a line for the blocking query unless the bars begin there."""
     bottom = 0.4 - len(HUBS) * (len(LOOPS) + 1) + 1
     for group, hub in enumerate(HUBS):
         for place, (loop, colour) in enumerate(LOOPS.items()):
@@ -53,7 +53,7 @@ def main():
         {row["variant"]: row for row in record[table] if row["connections"] == args.connections}
         for table in ("instructions", "syscalls")
     )
-    # The same record makes the same file.
+    # The same record must make the same file.
     plt.rcParams["svg.hashsalt"] = "psycogreen"
     plt.rcParams["svg.fonttype"] = "none"
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), facecolor="white")

@@ -1,10 +1,9 @@
 """Thousands of greenlets, each with a connection, through PgBouncer to 50 connections of the server.
 
-Throughput in queries a second, CPU time per query of the client alone and its
-most memory; "first" is when the first greenlet had done its share, as a part
-of the time that all took: the nearer to 1, the fairer. The clients take turns,
-as in cputime.py. pgbench is the witness of what PgBouncer can do. PgBouncer
-must be installed.
+The table shows queries a second, CPU time per query of the client alone, and its peak
+of memory. "first" is the time until the first greenlet had done its share, divided by
+the time of all: the nearer to 1, the fairer. The clients take turns, as in cputime.py.
+pgbench shows what PgBouncer can do. PgBouncer must be installed.
 """
 
 import contextlib
@@ -51,7 +50,9 @@ def pooler(dsn):
         )
         command = [program, "-q", str(ini)]
         if os.geteuid() == 0:  # PgBouncer refuses to run as root
-            user = os.stat(parse_dsn(dsn)["host"]).st_uid  # of the server's socket: others may not reach it
+            user = os.stat(
+                parse_dsn(dsn)["host"]
+            ).st_uid  # the owner of the server's socket, to which no other user may connect
             for path in directory, ini:
                 os.chown(path, user, -1)
             command[:0] = ["setpriv", f"--reuid={user}", "--clear-groups"]
@@ -77,13 +78,13 @@ def wait_for(dsn):
 
 
 def measure(what, dsn, tree, connections):
-    """Return "wall", "cpu", "first" and "megabytes" of a round of *what*: a Variant, or "pgbench"."""
+    """Return "wall", "cpu", "first" and "megabytes" of a round of *what*, a Variant or "pgbench"."""
     queries = evenly(max(ROUND, 4 * connections), connections)
     if what == "pgbench":
         times = Pgbench(dsn, connections).round(queries) | {"first": 1, "megabytes": 0}
     else:
         with Client(what, dsn, tree, connections) as client:
-            client.round(queries)  # to warm up
+            client.round(queries)  # a warm-up
             times = client.round(queries)
     return {**times, "cpu": times["cpu"] / queries * 1e6, "rate": queries / times["wall"]}
 

@@ -1,8 +1,8 @@
 """Time of a park and of a query: blocking, pure and compiled (pyperf).
 
-Wall time, the median and the median deviation from it; what the server takes
-is in it. Whatever else the machine does disturbs it: where that is much, the
-ratios of measure.py stand firmer.
+The figures are wall time, including the server's: the median and the median deviation
+from it. Other programs on the machine disturb them. On a busy machine, the ratios of
+measure.py are more reliable.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ from driver import BLOCKING, HERE, Variant, environment, parser, server
 
 
 def benchmarks(variant, dsn, tree):
-    """Run the benchmarks of *variant*; return pyperf's, by name."""
+    """Run the benchmarks of *variant*; return pyperf's results, by name."""
     env = environment(variant, tree)
     with tempfile.TemporaryDirectory() as scratch:
         out = pathlib.Path(scratch) / "out.json"

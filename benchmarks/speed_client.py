@@ -1,8 +1,8 @@
 """The benchmarks of one variant, for pyperf; speed.py runs it for each variant.
 
-"loop alone" is the wait callback with a connection of our own on a real pair of
-sockets, which is ready after one park: what it takes to send and to receive a
-byte is in it. "SELECT 1" is a whole query, with so many greenlets at it.
+"loop alone" is the wait callback with a fake connection on a real pair of sockets, which
+is ready after one park. It includes sending and receiving one byte. "SELECT 1" is a
+whole query, in several greenlets.
 """
 
 import functools
@@ -19,7 +19,7 @@ GREENLETS = (1, 16, 64)
 
 
 class OneParkConnection:
-    """Asks for one wait, then it is done."""
+    """A fake connection that asks for one wait and is then done."""
 
     def __init__(self, sock):
         self.fileno = sock.fileno

@@ -1,12 +1,11 @@
 """System calls per query, counted by strace and, at full speed, by perf.
 
-The slope between short rounds and long ones, as in instructions.py. strace
-stops the client at each call, which gives the server time to answer: batches
-are larger than in a run without it, and what is paid once for a batch
-(epoll_wait) is shared out among more queries. So where the machine lets perf
-count the kernel's trace points (as root, mostly), which costs the client next
-to nothing, that count is shown beside it; it varies from run to run by what
-else the machine does.
+The figures are the slope between short and long rounds, as in instructions.py. strace
+stops the client at each call, which gives the server time to answer. So batches are
+larger than without strace, and more queries share the calls of a batch (epoll_wait).
+perf costs the client nearly nothing, but counts the kernel's trace points only where
+the system allows it, mostly for root. There the table shows perf's count too, which
+depends on other programs on the machine.
 """
 
 import collections
@@ -20,9 +19,9 @@ import tempfile
 
 from driver import BLOCKING, Client, evenly, main, variants
 
-# Queries in a round, and rounds of either length.
+# Queries in a round, and rounds of each length.
 SHORT, LONG, ROUNDS = 320, 960, 3
-# As for perf, which counts from the start of the process to its end.
+# Queries for perf, which counts from the start of the process to its end.
 PERF_SHORT, PERF_LONG = 1920, 21120
 
 
@@ -35,13 +34,13 @@ def syscalls(variant, dsn, tree, connections):
             for queries in [short] + ROUNDS * [short, long]:
                 client.round(queries)
         between = [collections.Counter()]
-        # "<thread> <call>(..."; a call that another thread's interrupted is there twice, but once like this.
+        # "<thread> <call>(...". A call that another thread's call interrupts has two lines, one of this form.
         for call in re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE):
             if call == "getpgrp":
                 between.append(collections.Counter())
             else:
                 between[-1][call] += 1
-    # What is between the rounds, and the first of them, which is to warm up, are left out.
+    # Leave out the calls between the rounds, and the first round, which is a warm-up.
     in_short, in_long = between[3::4], between[5::4]
     calls = {}
     for name in set().union(*in_long):

@@ -1,6 +1,6 @@
 """Instructions of everyday work: connecting, a transaction, a named cursor.
 
-Counted as instructions.py counts those of a query. The works are in driver.py.
+Counted like the instructions of a query in instructions.py. The works are in driver.py.
 """
 
 import sys
@@ -9,7 +9,7 @@ from driver import BLOCKING, WORKS, main, variants
 from instructions import instructions
 
 CONNECTIONS = 4
-# Times that a work is done in a round of either length: each costs as much as several queries.
+# How often a work is done in a round of each length. A work costs as much as several queries.
 LENGTHS = 80, 240
 
 HEADER = f"{'work':14}  {'variant':18} {'of 1.0.2':>9} {'overhead':>9} {'instructions':>13}"

@@ -22,7 +22,7 @@ def export(conn):
 
 
 def digest(conn, seconds):
-    """Return how many notes there are, as slowly as a real report."""
+    """Return the number of notes, as slowly as a real report."""
     with conn, conn.cursor() as cur:
         cur.execute("SELECT count(*) FROM notes, pg_sleep(%s)", [seconds])
         return cur.fetchone()[0]

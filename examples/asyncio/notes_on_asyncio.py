@@ -2,8 +2,8 @@
 
     DATABASE_URL=postgresql:///postgres python notes_on_asyncio.py
 
-It prints its port; ``nc 127.0.0.1 PORT`` talks to it. It was notes_on_eventlet.py:
-docs/asyncio.md shows the way.
+It prints its port; ``nc 127.0.0.1 PORT`` talks to it. docs/asyncio.md shows how
+notes_on_eventlet.py became this program.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ make_psycopg_green()
 
 
 class Pool:
-    """Connections, of which each is lent to one task at a time."""
+    """A pool that lends each connection to one task at a time."""
 
     def __init__(self, size):
         self._free = asyncio.LifoQueue()

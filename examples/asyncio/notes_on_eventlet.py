@@ -2,8 +2,8 @@
 
     DATABASE_URL=postgresql:///postgres python notes_on_eventlet.py
 
-It prints its port; ``nc 127.0.0.1 PORT`` talks to it. docs/asyncio.md walks it
-to asyncio, where it is notes_on_asyncio.py.
+It prints its port; ``nc 127.0.0.1 PORT`` talks to it. docs/asyncio.md shows how to
+port it to asyncio; the result is notes_on_asyncio.py.
 """
 
 import eventlet
@@ -45,7 +45,7 @@ def serve(client, address):
                 stream.write(answer(conn, line))
                 stream.flush()
             finally:
-                # The one that a Timeout ended is closed.
+                # A connection whose query a Timeout ended is closed.
                 pool.put(pool.create() if conn.closed else conn)
 
 

@@ -1,8 +1,8 @@
 """psycopg2 and other waits side by side on asyncio.
 
 Run it with ``DATABASE_URL=postgresql:///postgres python queries.py``, and
-``python queries.py uvloop`` for uvloop. Ten waits of half a second take little
-more than half a second, and a query that takes too long is ended in the server.
+``python queries.py uvloop`` for uvloop. Ten waits of half a second take little more
+than half a second. A query that takes too long is cancelled in the server.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ make_psycopg_green()
 
 
 def ask(number):
-    """Plain blocking code: it knows nothing of asyncio."""
+    """Plain blocking code, without asyncio."""
     conn = psycopg2.connect(os.environ.get("DATABASE_URL", ""))
     try:
         with conn, conn.cursor() as cur:

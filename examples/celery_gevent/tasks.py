@@ -1,12 +1,12 @@
-"""Celery's gevent pool, with a task that sits 0.3 s in PostgreSQL and takes its result from a COPY.
+"""Celery's gevent pool, with a task that waits 0.3 s for PostgreSQL and takes its result from a COPY.
 
-In this folder, run a worker, and elsewhere have it do twenty tasks::
+In this folder, run a worker, and in another terminal give it twenty tasks::
 
     DATABASE_URL=postgresql:///postgres celery -A tasks worker -P gevent -c 20 -l INFO
     python -c 'import tasks; [tasks.sleep.delay(number) for number in range(20)]'
 
-The broker is a folder, so that no server is needed to try it: QUEUE names it,
-./queue if it is not set. In earnest, set broker_url to that of a real one.
+The broker is a folder, so that the example needs no server. QUEUE names the folder; the
+default is ./queue. In production, set broker_url to that of a real broker.
 """
 
 import io
@@ -33,7 +33,7 @@ app.conf.broker_transport_options = {
 
 @worker_init.connect
 def make_green(**kwargs):
-    # Celery says nothing of an exception in here, and would go on with a blocking psycopg2.
+    # Celery hides an exception in this function, and would go on with a blocking psycopg2.
     import psycogreen
     from psycogreen.gevent import make_psycopg_green
 

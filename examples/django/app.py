@@ -1,4 +1,4 @@
-"""A Django project in one file: code that knows nothing of greenlets.
+"""A Django project in one file, without code for greenlets.
 
 libpq's variables (PGHOST, PGUSER, PGDATABASE...) name the server.
 """
@@ -18,7 +18,7 @@ settings.configure(
         "default": {
             "ENGINE": "django.db.backends.postgresql",
             "NAME": os.environ.get("PGDATABASE", "postgres"),
-            # The default, and best: a greenlet that ends can't leave its connection to the next one.
+            # The default, and best: a greenlet that ends cannot leave its connection to another.
             "CONN_MAX_AGE": 0,
         }
     },
@@ -36,7 +36,7 @@ class Visit(models.Model):
 
 
 def visit(request: HttpRequest, name: str) -> JsonResponse:
-    """Note a visit; tell how many there were."""
+    """Record a visit; return the number of visits."""
     with transaction.atomic():
         Visit.objects.create(name=name)
         with connection.cursor() as cursor:
@@ -45,7 +45,7 @@ def visit(request: HttpRequest, name: str) -> JsonResponse:
 
 
 def visits(request: HttpRequest) -> StreamingHttpResponse:
-    """Send all visits while they arrive from a server-side cursor."""
+    """Stream all visits from a server-side cursor."""
     return StreamingHttpResponse(
         (f"{visit.name}\n" for visit in Visit.objects.order_by("id").iterator(chunk_size=1000)),
         content_type="text/plain",
@@ -56,7 +56,7 @@ urlpatterns = [path("visit/<name>", visit), path("visits", visits)]
 
 
 def create_tables() -> None:
-    """What `manage.py migrate` does in a project of more than one file."""
+    """Create the tables, as `manage.py migrate` does in a project of more than one file."""
     if Visit._meta.db_table not in connection.introspection.table_names():
         with connection.schema_editor() as editor:
             editor.create_model(Visit)

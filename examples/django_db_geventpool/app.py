@@ -18,9 +18,9 @@ settings.configure(
         "default": {
             "ENGINE": "django_db_geventpool.backends.postgresql_psycopg2",
             "NAME": os.environ.get("PGDATABASE", "postgres"),
-            # 0: at its end each request gives its connection back to the pool.
+            # With 0, each request gives its connection back to the pool at its end.
             "CONN_MAX_AGE": 0,
-            # More requests than MAX_CONNS wait for a connection.
+            # Requests wait for a connection while MAX_CONNS are in use.
             "OPTIONS": {"MAX_CONNS": 5, "REUSE_CONNS": 5},
         }
     },
@@ -31,7 +31,7 @@ from django.db import connection  # noqa: E402
 
 
 def backend(request: HttpRequest) -> JsonResponse:
-    """Tell which session of the server answered."""
+    """Return the id of the server process that answered."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid(), pg_sleep(0.1)")
         return JsonResponse({"pid": cursor.fetchone()[0]})

@@ -1,4 +1,4 @@
-"""A page that sits 0.3 s in PostgreSQL and takes its text from a COPY: plain blocking code.
+"""A page that waits 0.3 s for PostgreSQL and takes its text from a COPY, in plain blocking code.
 
 With a gunicorn before release 26, in this folder, where it finds gunicorn.conf.py by itself::
 

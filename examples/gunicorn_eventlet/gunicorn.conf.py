@@ -1,8 +1,8 @@
 """gunicorn with eventlet workers, in which psycopg2 is green."""
 
 worker_class = "eventlet"
-# The worker's module monkey-patches the master too, in which the thread of the
-# control socket then fails and delays each start of a worker by two seconds.
+# The worker's module monkey-patches the master too. There the thread of the control
+# socket then fails, and delays each start of a worker by two seconds.
 control_socket_disable = True
 
 

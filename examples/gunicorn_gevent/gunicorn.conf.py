@@ -2,8 +2,8 @@
 
 from gevent import monkey
 
-# The worker does this too, but with --preload that comes after the application
-# was imported, and the locks that it made at import would stop the whole worker.
+# The worker does this too, but with --preload only after the application's import. The
+# locks that the application creates at import would then stop the whole worker.
 monkey.patch_all()
 
 worker_class = "gevent"

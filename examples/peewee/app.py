@@ -1,4 +1,4 @@
-"""peewee and its pool: code that knows nothing of greenlets.
+"""peewee and its pool, without code for greenlets.
 
 libpq's variables (PGHOST, PGUSER, PGDATABASE...) name the server.
 """
@@ -11,10 +11,10 @@ from playhouse.pool import PooledPostgresqlDatabase
 db = PooledPostgresqlDatabase(
     os.environ.get("PGDATABASE", "postgres"),
     max_connections=5,
-    # A greenlet waits for up to so many seconds when all of them are in use;
-    # by default peewee raises MaxConnectionsExceeded at once.
+    # Seconds that a greenlet waits while all connections are in use. By default
+    # peewee raises MaxConnectionsExceeded at once.
     timeout=30,
-    # By default a query connects by itself, and nobody gives that connection back.
+    # By default a query connects by itself, and the connection never returns to the pool.
     autoconnect=False,
 )
 
@@ -29,7 +29,7 @@ class Counter(Model):
 
 
 def work(n: int) -> int:
-    """Count one more; return the new value."""
+    """Add one to the counter; return its new value."""
     # Each greenlet has a connection of its own, and gives it back at the end of the block.
     with db.connection_context(), db.atomic():
         query = Counter.insert(name=f"counter {n}", value=1)

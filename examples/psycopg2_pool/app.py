@@ -1,4 +1,4 @@
-"""Queries through a pool of five connections: code that knows nothing of greenlets.
+"""Queries through a pool of five connections, without code for greenlets.
 
 libpq's variables (PGHOST, PGUSER, PGDATABASE...) name the server.
 """
@@ -13,8 +13,8 @@ from psycopg2.pool import ThreadedConnectionPool
 class WaitingPool(ThreadedConnectionPool):
     """A pool whose getconn() waits for a free connection, where psycopg2's raises PoolError.
 
-    Monkey-patching makes the locks green, this one and psycopg2's own: that is
-    why on_gevent.py and on_eventlet.py patch before all else.
+    Monkey-patching makes the locks green, this one and psycopg2's own. So on_gevent.py
+    and on_eventlet.py patch before they import anything else.
     """
 
     def __init__(self, minconn: int, maxconn: int, *args: object, **kwargs: object) -> None:
@@ -37,7 +37,7 @@ class WaitingPool(ThreadedConnectionPool):
 
     @contextmanager
     def connection(self) -> Iterator:
-        """Lend a connection for a block; commit at its end, or roll back what raises."""
+        """Lend a connection for a block; commit at its end, or roll back if it raises."""
         conn = self.getconn()
         try:
             with conn:
@@ -46,7 +46,7 @@ class WaitingPool(ThreadedConnectionPool):
             self.putconn(conn)
 
 
-# A connection that comes back is kept while there are fewer than the first number, and closed otherwise.
+# The pool keeps up to the first number of connections open, and lends up to the second.
 pool = WaitingPool(5, 5, "")
 
 

@@ -1,11 +1,10 @@
-"""gevent's own WSGI server, with a page that sits 0.3 s in PostgreSQL and takes its text from a COPY.
+"""gevent's own WSGI server, with a page that waits 0.3 s for PostgreSQL and takes its text from a COPY.
 
 Serve it at port 8000 of this machine::
 
     DATABASE_URL=postgresql:///postgres python server.py 8000
 
-SIGTERM stops it: it accepts nothing more, and ends when it has answered what
-it had accepted.
+After SIGTERM it accepts no more requests, answers those that it has accepted, and ends.
 """
 
 from gevent import monkey
@@ -44,8 +43,8 @@ def application(environ, start_response):
     return [page.getvalue()]
 
 
-# With a pool, the server waits at its end for the greenlets in it.
+# With a pool, the server waits for the pool's greenlets before it ends.
 server = WSGIServer(("127.0.0.1", int(sys.argv[1])), application, spawn=Pool(1000))
 gevent.signal_handler(signal.SIGTERM, server.close)
 print(f"Worker {os.getpid()}: psycopg2 is green ({psycogreen.implementation} loop)", flush=True)
-server.serve_forever(stop_timeout=30)  # seconds, 1 by default; then it kills what still runs
+server.serve_forever(stop_timeout=30)  # seconds until it kills greenlets that still run; the default is 1

@@ -1,4 +1,4 @@
-"""SQLAlchemy, its ORM and its pool: code that knows nothing of greenlets.
+"""SQLAlchemy, its ORM and its pool, without code for greenlets.
 
 libpq's variables (PGHOST, PGUSER, PGDATABASE...) name the server.
 """
@@ -6,8 +6,8 @@ libpq's variables (PGHOST, PGUSER, PGDATABASE...) name the server.
 from sqlalchemy import ForeignKey, create_engine, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
-# Say "+psycopg2": from SQLAlchemy 2.1 on plain "postgresql://" is psycopg 3.
-# A greenlet waits in the pool when all five connections are in use.
+# With "+psycopg2", because from SQLAlchemy 2.1 on, plain "postgresql://" means psycopg 3.
+# A greenlet waits for the pool while all five connections are in use.
 engine = create_engine("postgresql+psycopg2://", pool_size=5, max_overflow=0)
 
 
@@ -32,7 +32,7 @@ class Item(Base):
 
 
 def work(n: int) -> int:
-    """Store an order of three items; return what they cost."""
+    """Store an order of three items; return its cost."""
     with Session(engine) as session, session.begin():
         order = Order(items=[Item(price=price * n) for price in (1, 2, 3)])
         session.add(order)

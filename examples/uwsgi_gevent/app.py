@@ -1,7 +1,7 @@
-"""A page that sits 0.3 s in PostgreSQL and takes its text from a COPY: plain blocking code, on uWSGI's gevent loop.
+"""A page that waits 0.3 s for PostgreSQL and takes its text from a COPY, on uWSGI's gevent loop.
 
-See uwsgi.ini for how to run it. uWSGI has patched the standard library when it
-loads this module.
+See uwsgi.ini for how to run it. uWSGI patches the standard library before it loads
+this module.
 """
 
 import io

@@ -1,8 +1,8 @@
-"""A page that sits 0.3 s in PostgreSQL and takes its text from a COPY: plain blocking code, on uGreen.
+"""A page that waits 0.3 s for PostgreSQL and takes its text from a COPY, on uGreen.
 
-See uwsgi.ini for how to run it. uWSGI ends workers in async mode without
-waiting for their requests, also where it calls that graceful (SIGHUP). The
-thread below has each worker come to the end of its requests before.
+See uwsgi.ini for how to run it. In async mode, uWSGI ends workers without waiting for
+their requests, even for a reload that it calls graceful (SIGHUP). The thread below
+makes each worker answer its requests before it ends.
 """
 
 import io
@@ -38,7 +38,7 @@ def application(environ, start_response):
 
 
 def reload_when_touched():
-    """Wait until this file is touched; then accept nothing more, and end when all requests are answered."""
+    """Wait until this file is touched; then accept no more requests, and end when all are answered."""
     loaded = os.stat(__file__).st_mtime
     while os.stat(__file__).st_mtime == loaded:
         time.sleep(0.5)
@@ -46,14 +46,14 @@ def reload_when_touched():
         if os.path.realpath(f"/proc/self/fd/{number}").endswith("[eventpoll]"):
             with open(f"/proc/self/fdinfo/{number}") as info:
                 watched = {int(line.split()[1]) for line in info if line.startswith("tfd:")}
-            if watched.issuperset(uwsgi.sockets):  # the one of uWSGI's loop
+            if watched.issuperset(uwsgi.sockets):  # the epoll instance of uWSGI's loop
                 with select.epoll.fromfd(os.dup(int(number))) as loop:
                     for listening in uwsgi.sockets:
                         loop.unregister(listening)
-    time.sleep(0.1)  # for one that was being accepted
+    time.sleep(0.1)  # for a request that is just being accepted
     while uwsgi.workers()[uwsgi.worker_id() - 1]["status"] != b"idle":
         time.sleep(0.1)
-    os.kill(os.getpid(), signal.SIGHUP)  # uWSGI starts the worker anew
+    os.kill(os.getpid(), signal.SIGHUP)  # uWSGI then starts a new worker
 
 
 threading.Thread(target=reload_when_touched, daemon=True).start()
