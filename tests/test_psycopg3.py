@@ -177,7 +177,7 @@ def test_a_timeout_passes_through_with_blocks(hub: Hub, connect: Any, query: str
 
 
 def test_cancel_can_be_switched_off(hub: Hub, connect: Any, executing: Any) -> None:
-    hub.adapter.make_psycopg_green(cancel=False)
+    hub.adapter.make_psycopg_green(cancel=False, drivers=["psycopg"])
     text = "SELECT pg_sleep(1.5), 3"
     (task,) = start(hub, executing, [connect()], text)
     task.kill(Killed())
