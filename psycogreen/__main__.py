@@ -31,9 +31,9 @@ def main() -> int:
         else:
             print("\n".join(map(_outcome_text, outcomes)) or "no hub is installed: pip install psycogreen[gevent]")
         return 0 if green else 1
-    found = environment()
-    print(json.dumps(found, indent=2) if "json" in arguments else _environment_text(found))
-    return 1 if found["problems"] else 0
+    report = environment()
+    print(json.dumps(report, indent=2) if "json" in arguments else _environment_text(report))
+    return 1 if report["problems"] else 0
 
 
 def _outcome_text(outcome: Outcome) -> str:
@@ -45,26 +45,26 @@ def _outcome_text(outcome: Outcome) -> str:
     )
 
 
-def _environment_text(found: dict[str, Any]) -> str:
-    loop = f"compiled, with {found['poller']}" if found["why_pure"] is None else f"pure Python: {found['why_pure']}"
-    libpq = found["libpq"] and f"{found['libpq']}, {'can not' if found['libpq_error'] else 'can'} be reached"
-    patched = [f"{', '.join(modules)} by {library}" for library, modules in found["monkey_patched"].items()]
+def _environment_text(report: dict[str, Any]) -> str:
+    loop = f"compiled, with {report['poller']}" if report["why_pure"] is None else f"pure Python: {report['why_pure']}"
+    libpq = report["libpq"] and f"{report['libpq']}, {'can not' if report['libpq_error'] else 'can'} be reached"
+    patched = [f"{', '.join(modules)} by {library}" for library, modules in report["monkey_patched"].items()]
     rows = {
-        "psycogreen": found["psycogreen"],
+        "psycogreen": report["psycogreen"],
         "wait loop": loop,
-        "Python": f"{found['python']} ({found['platform']})",
-        "psycopg2": found["psycopg2"],
+        "Python": f"{report['python']} ({report['platform']})",
+        "psycopg2": report["psycopg2"],
         "libpq": libpq,
-        "psycopg 3": found["psycopg"],
-        "gevent": found["gevent"],
-        "eventlet": found["eventlet"],
-        "greenlet": found["greenlet"],
-        "PostgreSQL": found["postgresql"] or found["connect_error"],
+        "psycopg 3": report["psycopg"],
+        "gevent": report["gevent"],
+        "eventlet": report["eventlet"],
+        "greenlet": report["greenlet"],
+        "PostgreSQL": report["postgresql"] or report["connect_error"],
         "patched": "; ".join(patched) or "nothing",
-        "green": ", ".join(found["green"] or ["nothing"]),
+        "green": ", ".join(report["green"] or ["nothing"]),
     }
     lines = [f"{name:<12}{'not installed' if value is None else value}" for name, value in rows.items()]
-    return "\n".join(lines + [f"PROBLEM     {problem}" for problem in found["problems"]])
+    return "\n".join(lines + [f"PROBLEM     {problem}" for problem in report["problems"]])
 
 
 if __name__ == "__main__":

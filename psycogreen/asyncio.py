@@ -90,9 +90,9 @@ class _LoopState:
             if isinstance(ancestor, _Greenlet):
                 return True
             ancestor = ancestor.parent
-        # Any other greenlet may wait if a callback of the event loop started it. When
-        # it parks, its first switch() returns. A callback ends there, but the code of
-        # a task would take that for the greenlet's result.
+        # Any other greenlet may wait only if a callback of the event loop started it.
+        # When it parks, the switch() that started it returns early. A callback has
+        # nothing more to do then. A task's code would go on without the greenlet's result.
         return here is not self.greenlet and asyncio.current_task(self.loop) is None
 
     def check_may_wait(self) -> None:

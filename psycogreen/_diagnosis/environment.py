@@ -19,7 +19,7 @@ def environment() -> dict[str, Any]:
 
     It connects to the server that libpq's environment variables name.
     """
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "psycogreen": psycogreen.__version__,
         "loop": psycogreen.implementation,
         "poller": psycogreen.poller,
@@ -28,16 +28,16 @@ def environment() -> dict[str, Any]:
         "platform": f"{platform.python_implementation()} on {platform.system()} {platform.machine()}",
     }
     problems: list[str] = []
-    found |= _psycopg2(problems)
+    report |= _psycopg2(problems)
     for package in ("psycopg", "gevent", "eventlet", "greenlet"):
-        found[package] = installed(package)
-    found["monkey_patched"] = _surroundings.monkey_patched()
+        report[package] = installed(package)
+    report["monkey_patched"] = _surroundings.monkey_patched()
     if not installed_hubs():
         problems.append("no hub is installed: pip install psycogreen[gevent], or [eventlet], or [asyncio]")
     if why_pure is not None and "can't be imported" in why_pure:
         problems.append(f"{why_pure}. Install psycogreen anew: pip install --force-reinstall --no-cache-dir psycogreen")
-    found["problems"] = problems
-    return found
+    report["problems"] = problems
+    return report
 
 
 def installed(package: str) -> str | None:
@@ -54,7 +54,7 @@ def installed_hubs() -> list[str]:
 
 
 def _psycopg2(problems: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = dict.fromkeys(("psycopg2", "libpq", "libpq_error", "green", "postgresql", "connect_error"))
+    report: dict[str, Any] = dict.fromkeys(("psycopg2", "libpq", "libpq_error", "green", "postgresql", "connect_error"))
     try:
         psycopg2: Any = import_module("psycopg2")
         extensions: Any = import_module("psycopg2.extensions")
@@ -62,26 +62,26 @@ def _psycopg2(problems: list[str]) -> dict[str, Any]:
         absent = isinstance(exc, ModuleNotFoundError) and exc.name == "psycopg2"
         what = "psycopg2 is not installed" if absent else f"psycopg2 can't be imported: {exc}"
         problems.append(f"{what}. Install psycopg2-binary, or psycopg2 where there is a compiler")
-        return found
+        return report
     from psycogreen._libpq import libpq
 
-    found["psycopg2"] = psycopg2.__version__.partition(" ")[0]
+    report["psycopg2"] = psycopg2.__version__.partition(" ")[0]
     number = extensions.libpq_version()
-    found["libpq"] = f"{number // 10000}.{number % 10000}"
-    found["green"] = ["queries", "connecting"]
+    report["libpq"] = f"{number // 10000}.{number % 10000}"
+    report["green"] = ["queries", "connecting"]
     try:
         libpq()
     except psycopg2.NotSupportedError as exc:
-        found["libpq_error"] = str(exc)
+        report["libpq_error"] = str(exc)
         problems.append(f"COPY and large objects raise NotSupportedError: {exc}")
     else:
-        found["green"] += ["COPY", "large objects", "cancel"]
+        report["green"] += ["COPY", "large objects", "cancel"]
     try:
         # A server that drops packets would have it wait for minutes.
         connection = psycopg2.connect("" if "PGCONNECT_TIMEOUT" in os.environ else "connect_timeout=5")
     except psycopg2.Error as exc:
-        found["connect_error"] = " ".join(str(exc).split())
+        report["connect_error"] = " ".join(str(exc).split())
     else:
-        found["postgresql"] = connection.get_parameter_status("server_version")
+        report["postgresql"] = connection.get_parameter_status("server_version")
         connection.close()
-    return found
+    return report

@@ -248,7 +248,8 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
                 # This may be a signal handler in a hub that sleeps. *other* may have
                 # scheduled something, so wake the hub; int() is a call without effect.
                 adapter.call_soon(current, int)
-                if holder(self) is other:  # a greenlet of SQLAlchemy's leaves only when its task goes on
+                if holder(self) is other:
+                    # A greenlet of SQLAlchemy's leaves its query only when its task goes on.
                     adapter.call_soon(current, self.close)
                     return
             elif here is other:

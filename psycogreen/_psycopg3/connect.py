@@ -86,5 +86,5 @@ def with_service(params: Mapping[str, Any]) -> Mapping[str, Any]:
     conn.finish()
     if used.get(b"sslmode") != _INVALID_SSLMODE:
         return params  # there is no such service: libpq will say so
-    found = {key.decode(): os.fsdecode(value) for key, value in used.items() if key in _KEYWORDS and value}
-    return found | {key: value for key, value in params.items() if value is not None}
+    from_service = {key.decode(): os.fsdecode(value) for key, value in used.items() if key in _KEYWORDS and value}
+    return from_service | {key: value for key, value in params.items() if value is not None}

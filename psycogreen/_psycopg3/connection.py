@@ -79,10 +79,10 @@ def make_green(adapter: Adapter, cancel: bool) -> None:
 
 
 def _is_known(name: str, signatures: set[tuple[str, ...]]) -> bool:
-    found: Any = psycopg
+    member: Any = psycopg
     for part in name.split("."):
-        found = getattr(found, part, None)
-    return found is not None and (not signatures or tuple(inspect.signature(found).parameters) in signatures)
+        member = getattr(member, part, None)
+    return member is not None and (not signatures or tuple(inspect.signature(member).parameters) in signatures)
 
 
 _close, _cancel_query, _finish_copy = Connection.close, Connection.cancel, psycopg.Copy.finish

@@ -41,9 +41,9 @@ def query(n, seconds=0.1):
     connection = psycopg2.connect(os.environ["DSN"])
     with connection, connection.cursor() as cursor:
         cursor.execute("SELECT %s, pg_sleep(%s)", (n, seconds))
-        found = cursor.fetchone()[0]
+        answer = cursor.fetchone()[0]
     connection.close()
-    return found
+    return answer
 
 
 jobs = [gevent.spawn(query, n) for n in range(5)]
