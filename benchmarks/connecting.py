@@ -1,8 +1,8 @@
 """CPU time for a connect, and the time for 1,000 at once, in interleaved pairs.
 
-The CPU time is the client's alone, as in cputime.py. A server that listens on a
-unix socket only is reached over TCP through a relay in this process, whose CPU
-time is not counted. "1,000 at once" is wall time: most of it is the server's.
+The CPU time is the client's alone, as in cputime.py. If the server listens on a unix
+socket only, a relay in this process makes it reachable over TCP; its CPU time is not
+counted. "1,000 at once" is wall time, and most of it is the server's.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ class Relay(socketserver.BaseRequestHandler):
 
 
 def pump(source, target):
-    """Send to *target* what *source* sends, and its end."""
+    """Copy the data of *source* to *target*, and its end."""
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             target.sendall(data)

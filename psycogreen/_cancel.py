@@ -95,7 +95,7 @@ def cancel_in_background(request: "CancelRequest", fd: int) -> None:
 
 
 def _finish_in_background(request: "CancelRequest") -> None:
-    """Let a greenlet of this thread's hub finish *request*, or a native thread if that can't be."""
+    """Let a greenlet of this thread's hub finish *request*, or else a native thread."""
     _pending.add(request)
     adapter = request.adapter
     current = adapter.current()
@@ -215,11 +215,11 @@ class CancelRequest:
                 self._socket = -1
 
     def _query_ends(self, wait: _Wait, seconds: float, deadline: float) -> bool:
-        """Wait until the server says something on the killed connection; return whether all is done.
+        """Wait until the server answers or closes the killed connection; return False to repeat the request.
 
-        A server that has not read the query yet drops the request: its process may lack
-        the CPU. It must be asked again. Where the server waits for more of a message or
-        of a COPY, a request does nothing, but the end of what this side sends does.
+        A server drops a request if it has not read the query yet, for lack of CPU time. Then
+        the request must be repeated. A server that waits for the rest of a message or of a
+        COPY ignores the request, but not the end of the data that this side sends.
         """
         sock = _socket.socket(fileno=self._socket)
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Which of the drivers become green."""
+"""Making one or both of the drivers green."""
 
 import importlib.util
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ def make_green(
         callback: The wait callback for psycopg2.
         adapter: The adapter that *callback* uses.
         connections, cancel, timeout: See the adapters' ``make_psycopg_green()``.
-        drivers: "psycopg2", "psycopg" or both; None for what is installed.
+        drivers: "psycopg2", "psycopg" or both; None for those that are installed.
 
     Raises:
         ImportError: None of the drivers is installed, or one that *drivers* names is not.
@@ -48,5 +48,5 @@ def make_green(
 def _is_installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except ValueError:  # a module that somebody put together
+    except ValueError:  # a module without a spec, for example made by a test
         return True

@@ -1,7 +1,6 @@
 """Tracing: how long psycopg2 waits for the server, for logs and metrics.
 
-Off, it costs nothing: to switch it on puts another function in the place of the
-wait callback.
+While it is off, it costs nothing: trace_waits() replaces the wait callback.
 """
 
 import functools
@@ -20,13 +19,13 @@ _logger = logging.getLogger("psycogreen")
 class Wait:
     """One call of the wait callback: a connect, or a command up to its answer."""
 
-    #: The connection. Do not keep it: it would not be closed when the program drops it.
+    #: The connection. Keep no reference to it, which would keep it open after the program drops it.
     connection: Any
-    #: What it waited for: "connect", "query" or "COPY".
+    #: "connect", "query" or "COPY".
     purpose: str
-    #: How long that took; other greenlets ran meanwhile.
+    #: How long the wait took; other greenlets ran meanwhile.
     seconds: float
-    #: What ended it, if it was an exception: a kill, a timeout, an error of the connection.
+    #: The exception that ended the wait (a kill, a timeout, an error of the connection), or None.
     error: BaseException | None
 
 
@@ -43,8 +42,8 @@ def trace_waits(hook: Callable[[Wait], object] | None = log_wait, *, threshold: 
     again.
 
     Args:
-        hook: Is called in the greenlet that waited, and must not use the
-            connection for queries. What it raises is logged. None ends the tracing.
+        hook: A function, called in the greenlet that waited. It must make no queries on
+            the connection. An exception that it raises is logged. None ends the tracing.
         threshold: Seconds. Shorter waits are not reported.
 
     Raises:
@@ -61,7 +60,7 @@ def trace_waits(hook: Callable[[Wait], object] | None = log_wait, *, threshold: 
 
 
 class _TracedCallback(functools.partial[None]):
-    """A partial, by which psycogreen knows its own wait callback."""
+    """A wrapper of the wait callback. It is a partial, so that psycogreen finds its callback inside."""
 
     inner: Callable[[Any], None]
     _hook: Callable[[Wait], object]
@@ -96,5 +95,5 @@ def _purpose(conn: Any) -> str:
 
     if conn.status not in (extensions.STATUS_READY, extensions.STATUS_BEGIN, extensions.STATUS_PREPARED):
         return "connect"
-    # What drives a COPY stands in for poll(), in the connection itself: see _psycopg2/copy.py.
+    # During a COPY, the connection has a _green_poll of its own: see _psycopg2/copy.py.
     return "COPY" if "_green_poll" in getattr(conn, "__dict__", ()) else "query"

@@ -205,7 +205,7 @@ def test_connections_are_green_only_while_the_callback_is_ours(hub: Hub, green: 
     assert made() is GreenConnection
 
 
-def test_async_and_replication_connections_are_left_alone(green: None, dsn: str) -> None:
+def test_async_and_replication_connections_are_not_changed(green: None, dsn: str) -> None:
     conn = psycopg2.connect(dsn, async_=True)
     assert type(conn) is extensions.connection
     extras.wait_select(conn)

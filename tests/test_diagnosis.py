@@ -101,7 +101,7 @@ def test_status_names_another_library_that_runs(dsn):
 
 
 @pytest.mark.skipif(NAME == "asyncio", reason="asyncio patches nothing")
-def test_status_names_what_is_patched():
+def test_status_names_patched_modules():
     patch = {"gevent": "gevent.monkey; gevent.monkey.patch_all()", "eventlet": "eventlet; eventlet.monkey_patch()"}
     status = run_script(f"import {patch[NAME]}; import psycogreen; print(psycogreen.status().monkey_patched)")
     assert f"'{NAME}': (" in status
@@ -116,7 +116,7 @@ def test_status_works_without_psycopg2():
 
 
 @pytest.mark.once
-def test_the_report_says_what_is_installed(dsn):
+def test_the_report_lists_installed_versions(dsn):
     status, text = diagnose("--json", PGSERVICEFILE="/dev/null", **environment_of(dsn))
     report = json.loads(text)
     assert status == 0

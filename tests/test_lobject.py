@@ -86,7 +86,7 @@ def test_modes_do_as_blocking(compare, mode):
 
 
 @pytest.mark.parametrize("mode", ["r", "rb"])
-def test_writing_what_was_opened_for_reading_raises_as_blocking(compare, mode):
+def test_writing_an_object_opened_for_reading_raises_as_blocking(compare, mode):
     def scenario(log, connection):
         new = connection.lobject()  # a reference, or psycopg2 closes the object
         log("write", log("open", connection.lobject, new.oid, mode).write, b"x")

@@ -1,4 +1,4 @@
-"""psycopg 3 made green: what is asked of it, and what of psycopg2."""
+"""psycopg 3 made green, alone and beside psycopg2."""
 
 import time
 import uuid
@@ -20,24 +20,24 @@ psycopg = pytest.importorskip("psycopg")
 
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(60)]
 
-# Seconds for which a hub may stand still.
+# The longest pause of a hub, in seconds.
 AT_ONCE = 0.05
 
 
 class Killed(Exception):
-    """What the greenlets are killed with."""
+    """Kills greenlets."""
 
 
 @pytest.fixture
 def connect(hub: Hub, green: None, dsn: str) -> Iterator[Callable[..., Any]]:
-    """Make a connection of psycopg 3 to the server; it is closed after the test."""
+    """Return a function that connects with psycopg 3. The connections are closed after the test."""
     with ExitStack() as opened:
         yield lambda conninfo=dsn, **kwargs: opened.enter_context(closing(psycopg.connect(conninfo, **kwargs)))
 
 
 @pytest.fixture
 def query(observer: Observer) -> Iterator[str]:
-    """A query that takes a minute and is told from those of other tests."""
+    """A query that takes a minute, and whose text differs from other tests' queries."""
     query = f"SELECT pg_sleep(60) -- {uuid.uuid4()}"
     yield query
     observer.terminate(query)
@@ -45,13 +45,13 @@ def query(observer: Observer) -> Iterator[str]:
 
 @pytest.fixture(params=["17", "older"])
 def libpq(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cancel requests by libpq 17, or as with an older one."""
+    """Run the test with libpq 17's cancel requests, and with those of an older libpq."""
     if request.param == "older":
         monkeypatch.setattr(_cancel, "_can_request", lambda library: False)
 
 
 def start(hub: Hub, executing: Any, conns: list[Any], query: str) -> list[Any]:
-    """Have a greenlet execute *query* on each connection; return the tasks when all are in the server."""
+    """Execute *query* on each connection, in a greenlet each; return the tasks when the server runs all queries."""
     tasks = [hub.spawn(conn.execute, query) for conn in conns]
     hub.wait_until(lambda: executing(query) == len(conns))
     return tasks
@@ -65,7 +65,7 @@ def test_queries_wait_at_the_same_time(hub: Hub, connect: Any) -> None:
         tasks = [hub.spawn(conn.execute, "SELECT pg_sleep(0.5), %s", [number]) for number, conn in enumerate(conns)]
         rows = [task.wait().fetchone() for task in tasks]
     assert [number for _, number in rows] == list(range(20))
-    assert time.monotonic() - begun < 5  # one after the other: ten
+    assert time.monotonic() - begun < 5  # one after the other, they take ten
     assert ticker.longest_gap < AT_ONCE
 
 
@@ -111,7 +111,7 @@ def test_a_second_greenlet_waits_for_its_turn(hub: Hub, connect: Any) -> None:
     assert not conn.lock.locked()
 
 
-def test_whoever_is_killed_waiting_for_the_lock_leaves_it_to_others(
+def test_a_greenlet_killed_while_waiting_for_the_lock_leaves_it_to_others(
     hub: Hub, connect: Any, executing: Any, query: str
 ) -> None:
     conn = connect()
@@ -213,7 +213,9 @@ def test_close_ends_the_query_of_another_greenlet(hub: Hub, connect: Any, execut
 
 
 @pytest.mark.core
-def test_cancel_ends_the_query_alone(hub: Hub, connect: Any, executing: Any, query: str, libpq: None) -> None:
+def test_cancel_ends_the_query_and_keeps_the_connection(
+    hub: Hub, connect: Any, executing: Any, query: str, libpq: None
+) -> None:
     conn = connect(autocommit=True)
     for run in hub.run, hub.run_in_hub, hub.run_in_thread:
         (task,) = start(hub, executing, [conn], query)
@@ -265,7 +267,7 @@ def test_the_hub_resolves_names(
     assert ticker.longest_gap < AT_ONCE
 
 
-def test_a_thread_without_a_hub_waits_alone(hub: Hub, connect: Any) -> None:
+def test_a_thread_without_a_hub_blocks_only_itself(hub: Hub, connect: Any) -> None:
     def use() -> Any:
         with closing(connect()) as conn:
             return conn.execute("SELECT pg_sleep(0.2)").fetchone()
@@ -278,7 +280,7 @@ def test_a_thread_without_a_hub_waits_alone(hub: Hub, connect: Any) -> None:
 @pytest.mark.core
 @pytest.mark.parametrize("first", ["import psycopg", ""], ids=["psycopg first", "psycogreen first"])
 @pytest.mark.parametrize("psycopg2", ["", "sys.modules['psycopg2'] = None"], ids=["both drivers", "psycopg alone"])
-def test_whichever_is_imported_first_it_is_green(dsn: str, first: str, psycopg2: str) -> None:
+def test_psycopg_is_green_in_either_order_of_imports(dsn: str, first: str, psycopg2: str) -> None:
     script = f"""
         import sys
         {psycopg2}
@@ -307,7 +309,7 @@ def test_the_drivers_can_be_chosen(hub: Hub) -> None:
         hub.adapter.make_psycopg_green(drivers=["psycopg3"])
 
 
-def test_an_error_in_importing_psycopg_is_its_own() -> None:
+def test_an_error_of_psycopgs_import_is_passed_on() -> None:
     script = f"""
         import os
         from psycogreen.{NAME} import make_psycopg_green
@@ -321,7 +323,7 @@ def test_an_error_in_importing_psycopg_is_its_own() -> None:
     assert "none of these" in run_script(script)
 
 
-def test_an_unknown_psycopg_is_left_alone() -> None:
+def test_an_unknown_psycopg_is_not_changed() -> None:
     script = f"""
         import warnings
         import psycopg

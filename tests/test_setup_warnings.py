@@ -221,7 +221,7 @@ def test_our_callback_in_a_partial_makes_green_connections(connect, hub):
     assert psycogreen.status().connections
 
 
-def test_a_loop_that_was_not_built_is_told_of():
+def test_a_loop_that_was_not_built_warns():
     script = """
         import sys, warnings
         sys.modules["psycogreen._waitloop"] = None

@@ -1,4 +1,4 @@
-"""What trace_waits() reports of waits, and what it leaves alone."""
+"""trace_waits() reports waits, and changes nothing else."""
 
 import functools
 import io
@@ -24,7 +24,7 @@ def waits(green):
     return waits
 
 
-def test_a_wait_tells_its_purpose_connection_and_time(waits, connect, hub):
+def test_a_wait_has_its_purpose_connection_and_time(waits, connect, hub):
     connection = hub.run(connect)
     assert {wait.purpose for wait in waits} == {"connect"}
     assert all(wait.connection is connection for wait in waits)
@@ -46,7 +46,7 @@ def test_connections_stay_green(waits, connect):
     assert psycogreen.status().connections
 
 
-def test_an_exception_that_ends_a_wait_is_told(waits, connect, executing, hub):
+def test_an_exception_that_ends_a_wait_is_reported(waits, connect, executing, hub):
     connection = hub.run(connect)
     task = hub.spawn(connection.cursor().execute, "SELECT pg_sleep(30), 'traced'")
     hub.wait_until(lambda: executing("traced"))
@@ -56,11 +56,11 @@ def test_an_exception_that_ends_a_wait_is_told(waits, connect, executing, hub):
     hub.wait_until(lambda: not executing("traced"))
 
 
-def test_short_waits_are_left_out(green, connect, hub):
+def test_short_waits_are_not_reported(green, connect, hub):
     waits = []
     trace_waits(waits.append, threshold=0.1)
     cursor = hub.run(connect).cursor()
-    waits.clear()  # a busy machine
+    waits.clear()  # on a busy machine, connecting may take long
     hub.run(cursor.execute, "SELECT pg_sleep(0.15)")
     assert [wait.purpose for wait in waits if wait.seconds >= 0.15] == ["query"]
     assert all(wait.seconds >= 0.1 for wait in waits)
@@ -83,7 +83,7 @@ def test_a_hook_that_fails_is_logged_and_the_query_is_answered(green, connect, h
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_the_end_puts_the_callback_back(green, hub):
+def test_ending_the_trace_restores_the_callback(green, hub):
     set_wait_callback(limited := functools.partial(hub.wait_callback, timeout=None))
     trace_waits()
     trace_waits(print)
@@ -91,7 +91,7 @@ def test_the_end_puts_the_callback_back(green, hub):
     assert get_wait_callback() is limited
 
 
-def test_the_timeout_stays(hub, dsn, waits):
+def test_tracing_keeps_the_timeout(hub, dsn, waits):
     trace_waits(None)
     set_wait_callback(None)
     hub.adapter.make_psycopg_green(timeout=0.3)
@@ -102,7 +102,7 @@ def test_the_timeout_stays(hub, dsn, waits):
     assert isinstance(waits[-1].error, TimeoutError)
 
 
-def test_without_a_callback_there_is_nothing_to_trace():
+def test_tracing_without_a_callback_raises():
     with pytest.raises(RuntimeError, match=r"call make_psycopg_green\(\) first"):
         trace_waits()
 

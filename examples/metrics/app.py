@@ -1,4 +1,4 @@
-"""How long queries take, as metrics of Prometheus; and a log of the slow ones.
+"""The duration of queries as metrics for Prometheus, and a log of slow queries.
 
 libpq's variables (PGHOST, PGUSER, PGDATABASE...) name the server.
 """

@@ -1,1 +1,1 @@
-"""What a green psycopg 3 is."""
+"""Green connections of psycopg 3."""

@@ -14,14 +14,14 @@ _PACKAGE = "psycopg"
 
 
 def activate(adapter: Adapter, cancel: bool) -> None:
-    """Make psycopg 3 green, now if it is imported, or else when it will be.
+    """Make psycopg 3 green: now if it is imported, or else as soon as it is.
 
     Args:
         adapter: The coroutine library.
         cancel: Ask the server to cancel a query when an exception ends the wait for it.
     """
     if os.name == "nt":
-        return  # psycopg's own wait functions serve better than what is left without poll(2)
+        return  # without poll(2), psycopg's own wait functions are better
     _finder.arguments = adapter, cancel
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
@@ -30,14 +30,14 @@ def activate(adapter: Adapter, cancel: bool) -> None:
 
 
 def _make_green() -> None:
-    # It imports psycopg.
+    # Imported here, because that module imports psycopg.
     from psycogreen._psycopg3.connection import make_green
 
     make_green(*_finder.arguments)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds psycopg where the other finders find it, with a loader that makes it green."""
+    """Finds psycopg through the other finders, and gives it a loader that makes it green."""
 
     arguments: tuple[Adapter, bool]
 
@@ -47,7 +47,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         if fullname != _PACKAGE:
             return None
         for finder in sys.meta_path:
-            # The others of this kind ask all finders, too.
+            # Other finders of this kind ask all finders too, so each must leave itself out.
             spec = finder.find_spec(fullname, path, target) if finder is not self else None
             if spec is not None:
                 if spec.loader is not None:
@@ -65,7 +65,7 @@ class _Loader(importlib.abc.Loader):
         return created
 
     def exec_module(self, module: ModuleType) -> None:
-        # Those who look for the module's source or data want its own loader.
+        # Code that looks for the module's source or data needs its own loader.
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)

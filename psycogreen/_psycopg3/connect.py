@@ -1,4 +1,4 @@
-"""Connecting: names are resolved, and servers waited for, without stopping the hub.
+"""Connecting: resolving names, and waiting for servers, without stopping the hub.
 
 psycopg itself tries one address after the other, each under its connect_timeout.
 """
@@ -14,7 +14,7 @@ from psycopg import errors, pq
 from psycogreen._adapter import Adapter
 from psycogreen._waiting import wait_ready
 
-# What psycopg itself decides about where to connect.
+# The parameters of the servers, which psycopg evaluates itself.
 _KEYWORDS = {b"host", b"hostaddr", b"port", b"target_session_attrs", b"load_balance_hosts"}
 
 # libpq looks at sslmode when it has read the service file, and refuses this one
@@ -28,12 +28,12 @@ def wait_conn(
     interval: float,
     timeout: float | None,
 ) -> Any:
-    """Run *generator*, which yields a descriptor and what to wait for; return what it returns.
+    """Run *generator*, which yields a descriptor and the events to wait for; return its result.
 
     Args:
         adapter: The coroutine library.
         generator: The generator.
-        interval: The seconds after which it gets a 0, although nothing is ready.
+        interval: The seconds after which the generator gets a 0, although the descriptor is not ready.
         timeout: The seconds after which this raises psycopg's _WaitTimeout; None is no limit.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -54,7 +54,7 @@ def wait_conn(
 
 
 class Resolver:
-    """In the place of the module *socket*, for the module of psycopg that resolves names."""
+    """Replaces the module *socket* in the module of psycopg that resolves names."""
 
     def __init__(self, adapter: Callable[[], Adapter]) -> None:
         self._adapter = adapter
@@ -71,9 +71,9 @@ class Resolver:
 
 
 def with_service(params: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return *params* with the hosts of the service file that these or the environment name.
+    """Return *params* with the hosts of the service that they or the environment name.
 
-    psycopg leaves service files to libpq, which would stop the hub to resolve the names there.
+    psycopg leaves service files to libpq, which would stop the hub while it resolves their names.
     """
     service = params.get("service") or os.environ.get("PGSERVICE")
     if not service:
@@ -85,6 +85,6 @@ def with_service(params: Mapping[str, Any]) -> Mapping[str, Any]:
     used = {option.keyword: option.val for option in conn.info if option.val is not None}
     conn.finish()
     if used.get(b"sslmode") != _INVALID_SSLMODE:
-        return params  # there is no such service: libpq will say so
+        return params  # the service does not exist: libpq will raise
     from_service = {key.decode(): os.fsdecode(value) for key, value in used.items() if key in _KEYWORDS and value}
     return from_service | {key: value for key, value in params.items() if value is not None}

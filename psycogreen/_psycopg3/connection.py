@@ -1,7 +1,7 @@
-"""What is green of psycopg 3: the functions that take the place of psycopg's own.
+"""Green functions that replace psycopg 3's own.
 
-psycopg's classes are written in Python, and look up at each call what is replaced
-here. So this reaches connections made before, and users' own classes.
+psycopg's classes are written in Python, and look up these functions at each call. So the
+replacement also affects connections made before, and users' own classes.
 """
 
 import inspect
@@ -23,19 +23,19 @@ from psycogreen._psycopg3 import cancel as cancelling
 from psycogreen._psycopg3 import connect
 from psycogreen._psycopg3.lock import GreenLock
 
-# What make_green() was told, and the wait function made of it.
+# The argument of make_green(), and the wait function made from it.
 _adapter: Adapter
 _cancel: bool
 _wait: Callable[..., Any]
 
-# Not equal objects but these very ones say that a caller left an argument out.
+# Default values, compared by identity: an argument that is this object was left out by the caller.
 _INTERVAL = float("0.1")
 _NO_TIMEOUT: Any = float("inf")
 
 # Seconds for the server to end a query after Ctrl-C; the numbers are psycopg's own.
 _END_QUERY_TIMEOUT = 5.0
 
-# The parameters, in the releases known, of what is replaced.
+# The replaced functions, with their parameters in the known releases.
 _KNOWN: dict[str, set[tuple[str, ...]]] = {
     "Connection.wait": {("self", "gen", "interval"), ("self", "gen", "interval", "timeout")},
     "Connection.close": {("self",)},
@@ -49,7 +49,7 @@ _KNOWN: dict[str, set[tuple[str, ...]]] = {
 
 
 def make_green(adapter: Adapter, cancel: bool) -> None:
-    """Make psycopg green for *adapter*; see ``activate.py``. A psycopg that is not known is left alone."""
+    """Make psycopg green for *adapter*; see ``activate.py``. An unknown psycopg is not changed."""
     global _adapter, _cancel, _wait
     if getattr(Connection, "_psycogreen", False):
         _adapter, _cancel, _wait = adapter, cancel, generator_wait(adapter, _interrupted)
@@ -92,8 +92,8 @@ _conninfo_attempts: Any = getattr(psycopg.connection, "conninfo_attempts", None)
 def wait(self: Any, gen: Any, interval: float = _INTERVAL, timeout: float | None = _NO_TIMEOUT) -> Any:
     """See psycopg.
 
-    An exception that comes from elsewhere while this waits, such as a kill or a timeout,
-    ends the query in the server and closes the connection.
+    An exception from outside of psycopg that ends the wait, such as a kill or a timeout,
+    also ends the query in the server and closes the connection.
     """
     try:
         if interval is _INTERVAL and timeout is _NO_TIMEOUT:
@@ -125,7 +125,7 @@ def _end_query(conn: Any, gen: Any) -> None:
 
 
 def _interrupted(conn: Any, exc: BaseException) -> None:
-    """End the query of *conn*: *exc* is about to end the wait for it."""
+    """End the query of *conn*. The wait loop calls this before *exc* ends the wait."""
     if isinstance(exc, (KeyboardInterrupt, SystemExit)):
         return  # wait() looks after it
     pgconn = conn.pgconn
@@ -143,16 +143,16 @@ def close(self: Any) -> None:
         hub = _adapter.current()
         here = _waiters.getcurrent()
         if hub is None:
-            break  # a signal handler, called within this thread's wait
+            break  # a signal handler called this within this thread's wait
         self._closed = True
         if here is _adapter.greenlet(hub):
             _evict(self, waiter)
-            _adapter.call_soon(hub, int)  # wakes a hub that sleeps: *waiter* may have something for it
-            if waiter_of(self) is waiter:  # a greenlet of SQLAlchemy's leaves when its task goes on
+            _adapter.call_soon(hub, int)  # wakes a hub that sleeps: *waiter* may have scheduled something
+            if waiter_of(self) is waiter:  # a greenlet of SQLAlchemy's leaves its query when its task goes on
                 _adapter.call_soon(hub, self.close)
                 return
         elif here is waiter:
-            # A signal handler, called within the wait: the hub closes the connection.
+            # A signal handler called this within the wait: the hub closes the connection.
             _adapter.call_soon(hub, self.close)
             return
         else:
@@ -162,7 +162,7 @@ def close(self: Any) -> None:
 
 
 def _evict(conn: Any, waiter: Any) -> None:
-    """Throw *waiter* out of its query. The hub's greenlet calls this."""
+    """Throw *waiter* out of its query. Call this in the hub's greenlet."""
     can_throw_into = getattr(_adapter, "can_throw_into", None)
     if waiter_of(conn) is waiter and (can_throw_into is None or can_throw_into(_adapter.current(), waiter)):
         waiter.throw(OperationalError("the connection is closed"))
@@ -179,7 +179,7 @@ def cancel_query(self: Any) -> None:
 
 
 def finish_copy(self: Any, exc: BaseException | None) -> None:
-    """See psycopg. Where *exc* has closed the connection, *exc* goes on in the place of another error."""
+    """See psycopg. If *exc* has closed the connection, raise *exc* instead of the error that follows from it."""
     try:
         _finish_copy(self, exc)
     except OperationalError:

@@ -1,4 +1,4 @@
-"""The lock of a connection: whoever waits for it lets other greenlets run."""
+"""The lock of a connection. A greenlet that waits for it lets other greenlets run."""
 
 import _socket
 import collections
@@ -12,15 +12,15 @@ from psycogreen._waiting import POLL_READ, wait_ready
 class _Turn:
     """One greenlet or thread that waits for the lock.
 
-    It waits on a socket, which serves every hub, and a thread without one, and can
-    be written to in any thread.
+    It waits on a socket: every hub, and a thread without a hub, can wait for that, and any
+    thread can write to it.
     """
 
     def __init__(self) -> None:
         self.mine, self._theirs = _socket.socketpair()
 
     def come(self) -> None:
-        with contextlib.suppress(OSError):  # another thread has given up in this moment
+        with contextlib.suppress(OSError):  # another thread has just given up
             self._theirs.send(b"x")
 
     def close(self) -> None:
@@ -29,9 +29,9 @@ class _Turn:
 
 
 class GreenLock:
-    """In the place of the ``threading.Lock`` by which psycopg's connections are used in turn.
+    """Replaces the ``threading.Lock`` with which psycopg lets threads take turns at a connection.
 
-    That lock would stop the thread where the standard library is not patched.
+    Without monkey-patching, that lock would stop the hub.
     """
 
     __slots__ = ("_free", "_turns")
@@ -57,13 +57,13 @@ class GreenLock:
             raise RuntimeError("release unlocked lock")
         while True:
             with contextlib.suppress(IndexError):
-                # The lock goes over to the one who waits for longest.
+                # The longest waiter gets the lock.
                 self._turns.popleft().come()
                 return
             self._free.append(None)
             if not self._turns:
                 return
-            # Somebody has begun to wait meanwhile, and may not have seen that the lock is free.
+            # A greenlet may have begun to wait meanwhile without noticing that the lock is free.
             try:
                 self._free.pop()
             except IndexError:
@@ -98,7 +98,7 @@ class GreenLock:
                 try:
                     self._turns.remove(turn)
                 except ValueError:
-                    # It is our turn, even if an exception, or the time, came before we saw that.
+                    # It is our turn, even if an exception or the timeout came before we noticed.
                     if not ours:
                         self.release()
             return ours

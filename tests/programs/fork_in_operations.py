@@ -1,4 +1,4 @@
-"""Forks while greenlets wait in the middle of an operation, not in its queries: prints what went wrong.
+"""Forks while greenlets wait in the middle of an operation, between its queries; prints the errors.
 
 With an argument "early", another library's at-fork handler runs the hub in the child
 before psycogreen's handlers do.
@@ -16,7 +16,7 @@ handlers = []
 if "early" in sys.argv:
     os.register_at_fork(after_in_child=lambda: [handler() for handler in handlers])
 
-import psycopg2  # noqa: E402  # after the handler
+import psycopg2  # noqa: E402  # after the handler is registered
 from unpatched import DSN, fork, sleep, spawn  # noqa: E402
 
 handlers.append(lambda: sleep(0.1))

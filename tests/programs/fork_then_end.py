@@ -1,4 +1,4 @@
-"""A child calls the method argv[1] of a connection on which its parent waits: prints what comes of it."""
+"""A child calls the method argv[1] of a connection on which its parent waits; prints the outcomes."""
 
 import os
 import signal

@@ -26,7 +26,7 @@ def dup(fd):
 
 
 os.dup = os.dup2 = dup
-# The linker there does not search the libraries of a library.
+# On Windows, the linker does not search the libraries that a library has loaded.
 ctypes.PyDLL = lambda path: object()
 
 import psycopg2  # noqa: E402
