@@ -24,7 +24,7 @@ __all__ = ["SetupWarning", "__version__", "implementation", "poller", "status"]
 def status() -> "Status":
     """Return what is green in this process, and what is wrong, seen from the thread that asks.
 
-    To count the connections it looks through all objects, which takes some
+    To count the connections, it searches all objects, which takes some
     milliseconds.
     """
     from psycogreen._diagnosis.status import status

@@ -11,7 +11,7 @@ from psycogreen._diagnosis.environment import environment, installed_hubs
 
 
 def main() -> int:
-    """Print what is asked for; return the exit status: 0 if nothing is wrong."""
+    """Print the report that the arguments ask for; return the exit status, 0 if nothing is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m psycogreen",
         description="Print what is installed, and what stands in the way of a green psycopg2.",

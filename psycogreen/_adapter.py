@@ -1,4 +1,4 @@
-"""What psycogreen asks of a coroutine library: the contract of the adapters."""
+"""The contract of the adapters: the functions that psycogreen needs of a coroutine library."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -92,12 +92,12 @@ class Reader(Protocol):
 
 
 class ReaderAdapter(Adapter, Protocol):
-    """A library in which something kept for a connection makes its next waits cheaper."""
+    """A library in which an object kept for each connection makes its next waits cheaper."""
 
     def reader(self, fd: int) -> Reader | None:
-        """Return what waits for *fd* in the hub of this thread, or None.
+        """Return an object that waits for *fd* in the hub of this thread, or None.
 
-        The connection keeps it as long as it keeps *fd*, and may be freed in any thread.
+        The connection keeps the object as long as *fd*. Any thread may free the connection.
         """
 
 

@@ -65,7 +65,7 @@ def warn_of_inherited(conn: Any) -> None:
 def abandon(adapter: Any, conn: Any) -> None:
     """Park the running greenlet for ever: it is a copy of a greenlet that uses *conn* in the parent process.
 
-    Only an exception thrown into the greenlet ends this: a kill, or the hub's when it has nothing to do.
+    Only an exception thrown into the greenlet ends this: a kill, or the hub's error when all greenlets wait.
     """
     _copies.append(_waiters.getcurrent())
     try:
@@ -76,9 +76,10 @@ def abandon(adapter: Any, conn: Any) -> None:
 
 
 def stop_copy(begun: int, adapter: Any, conn: Any) -> None:
-    """Stop here if what the running greenlet does with *conn* began in another process than number *begun*.
+    """Park the running greenlet for ever if its operation on *conn* began in another process.
 
-    For waits in the middle of an operation, outside of the wait callback.
+    *begun* is the number of the process in which it began. For waits in the middle of an
+    operation, outside of the wait callback.
     """
     if count != begun and is_copy(begun):
         abandon(adapter, conn)

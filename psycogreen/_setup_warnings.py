@@ -1,4 +1,4 @@
-"""Wrong set-ups: what is wrong, and what to do. Each is warned of once in a process."""
+"""Warnings of wrong set-ups, with advice. Each is given once in a process."""
 
 import functools
 import gc
@@ -22,7 +22,7 @@ _given: set[str] = set()
 
 
 def warn_once(message: str) -> None:
-    """Warn of *message*, unless that was done before in this process."""
+    """Warn with *message*, unless this process has already done so."""
     if message not in _given:
         _given.add(message)
         warnings.warn(message, SetupWarning, stacklevel=_stacklevel())
@@ -52,13 +52,13 @@ def name_of(callback: Any) -> str:
 
 
 def adapter_of(callback: Any) -> str | None:
-    """Return the library for which *callback* is psycogreen's wait callback; None if it is somebody else's."""
+    """Return the library of the adapter whose wait callback *callback* is; None if it is not psycogreen's."""
     package, _, adapter = str(getattr(without_arguments(callback), "__module__", "")).rpartition(".")
     return adapter if package == "psycogreen" else None
 
 
 def foreign_callback(callback: Any) -> str:
-    """Return what to say of *callback*, which is somebody else's."""
+    """Return the warning about *callback*, which is not psycogreen's."""
     return (
         f"the wait callback {name_of(callback)} is registered with psycopg2 in place of psycogreen's:"
         " call make_psycopg_green() after what registers that one, or leave that out"
@@ -67,7 +67,7 @@ def foreign_callback(callback: Any) -> str:
 
 
 def other_library(adapter: str, running: Sequence[str]) -> str | None:
-    """Return what is wrong in a thread in which *running* have a hub, where the callback is that of *adapter*."""
+    """Return the warning about a thread in which only *running* have a hub, and not the library of *adapter*."""
     if not running or adapter in (*running, "uwsgi"):
         return None
     return (
@@ -77,7 +77,7 @@ def other_library(adapter: str, running: Sequence[str]) -> str | None:
 
 
 def not_patched(adapter: str) -> str | None:
-    """Return what is wrong where a framework is used on *adapter*'s library without monkey-patching."""
+    """Return the warning about a framework on *adapter*'s library without monkey-patching, or None."""
     used = [name for module, name in _FRAMEWORKS.items() if module in sys.modules]
     if not used or adapter not in ("gevent", "eventlet") or _surroundings.threads_are_patched(adapter):
         return None
@@ -89,7 +89,7 @@ def not_patched(adapter: str) -> str | None:
 
 
 def not_in_uwsgi(adapter: str) -> str | None:
-    """Return what is wrong where uWSGI does not run *adapter*'s library."""
+    """Return the warning about a uWSGI that does not run *adapter*'s library, or None."""
     uwsgi: Any = sys.modules.get("uwsgi")
     if uwsgi is None or adapter not in ("gevent", "eventlet") or adapter in uwsgi.opt:
         return None
@@ -100,7 +100,7 @@ def not_in_uwsgi(adapter: str) -> str | None:
 
 
 def pure_loop(why: str) -> str | None:
-    """Return what to say where the pure loop is in use because of *why*, None where there is no other."""
+    """Return the warning about the pure loop, in use because of *why*; None if it is the only one here."""
     wanted = os.environ.get("PSYCOGREEN_NO_EXTENSIONS", "0") not in ("", "0")
     if wanted or sys.implementation.name != "cpython" or sys.platform not in ("linux", "darwin"):
         return None
@@ -112,7 +112,7 @@ def pure_loop(why: str) -> str | None:
 
 
 def not_green(count: int) -> str:
-    """Return what to say of *count* connections made before."""
+    """Return the warning about *count* connections made before."""
     return (
         f"{count} open connection{'s are' if count > 1 else ' is'} not green, made before make_psycopg_green() or"
         " past it: a commit() from another greenlet can stop the process, and COPY is refused on them."
@@ -121,14 +121,14 @@ def not_green(count: int) -> str:
 
 
 def open_connections(extensions: Any) -> list[Any]:
-    """Return psycopg2's open connections, except for those that no wait callback serves.
+    """Return psycopg2's open connections, except those for which psycopg2 calls no wait callback.
 
-    It looks through all objects, for nothing keeps a list of connections.
+    There is no list of connections, so search all objects.
     """
     replication: type = sys.modules["psycopg2._psycopg"].ReplicationConnection
     connections = []
     for candidate in gc.get_objects():
-        # By type(): isinstance() would ask the proxies of other libraries.
+        # By type(), because isinstance() would run code of other libraries' proxies.
         if issubclass(type(candidate), extensions.connection):
             if not (candidate.closed or candidate.async_ or issubclass(type(candidate), replication)):
                 connections.append(candidate)

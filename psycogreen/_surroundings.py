@@ -1,4 +1,4 @@
-"""What the coroutine libraries do in this process, found out without importing one."""
+"""Which hubs run in this process, and what is monkey-patched, without importing a library."""
 
 import sys
 from typing import Any
@@ -20,13 +20,13 @@ def hubs() -> tuple[str, ...]:
 
 
 def monkey_patched() -> dict[str, tuple[str, ...]]:
-    """Return what each library has replaced in the standard library: the names of modules."""
+    """Return the names of the standard library's modules that each library has patched."""
     patched = {}
     gevent: Any = sys.modules.get("gevent.monkey")
     if gevent is not None and gevent.saved:
         patched["gevent"] = tuple(sorted(name for name in gevent.saved if not name.startswith("_gevent")))
     eventlet: Any = sys.modules.get("eventlet.patcher")
-    # psycogreen itself notes "psycopg" there.
+    # "psycopg" is psycogreen's own entry.
     modules = sorted(eventlet.already_patched.keys() - {"psycopg"}) if eventlet is not None else []
     if modules:
         patched["eventlet"] = tuple(modules)

@@ -15,10 +15,10 @@ POLL_OK, POLL_READ, POLL_WRITE = 0, 1, 2
 # PQflush() asks for that wait. psycopg2 has no name for it.
 POLL_READWRITE = 4
 
-# These states for the numbers in which psycopg 3 says what it waits for.
+# The states for psycopg 3's numbers of the events that it waits for.
 _STATES = {1: POLL_READ, 2: POLL_WRITE, 3: POLL_READWRITE}
 
-# Seconds for which a greenlet whose data is always there may keep the others waiting.
+# Seconds for which a greenlet that always finds data may keep the others waiting.
 TIME_SLICE = 0.005
 
 # psycopg2.extensions.TRANSACTION_STATUS_ACTIVE.
@@ -62,7 +62,7 @@ def park(adapter: Adapter, conn: Any, state: int, timeout: Any) -> None:
 
 
 def wait_in_thread(adapter: Adapter, fd: int, state: int, timeout: float | None) -> None:
-    """Wait in ``poll(2)`` until *fd* is ready: a native thread without a hub waits alone.
+    """Wait in ``poll(2)`` until *fd* is ready. This blocks only the running thread, which has no hub.
 
     Args:
         adapter: The coroutine library.
@@ -88,15 +88,15 @@ def is_ready(poller: Any, fd: int, state: int) -> bool:
 
 
 def wait_ready(adapter: Adapter, fd: int, events: int, seconds: float | None) -> int:
-    """Wait until *fd* is ready; return the events for which it is, of *events*.
+    """Wait until *fd* is ready; return those of *events* for which it is.
 
-    Events are psycopg 3's numbers: 1 to read, 2 to write, 3 both. Where a wait began,
-    0 means that nothing is ready yet: the caller may have to wait again.
+    Events are psycopg 3's numbers: 1 to read, 2 to write, 3 both. If the result is 0, the
+    descriptor is not ready yet, and the caller may have to wait again.
 
     Args:
         adapter: The coroutine library.
         fd: The descriptor.
-        events: Wait until one of these is there.
+        events: Wait until *fd* is ready for one of these.
         seconds: The longest wait; None is no limit.
     """
     if events != POLL_READ or seconds is not None:
@@ -146,12 +146,12 @@ class _Slices(threading.local):
     begun = 0.0
 
 
-# When the greenlet that runs in this thread began to run: about when a wait last ended.
+# The time since when the running greenlet of each thread runs: about the end of the thread's last wait.
 _slices = _Slices()
 
 
 def end_time_slice(adapter: Adapter) -> None:
-    """Let others run if the running greenlet had no need to wait for TIME_SLICE."""
+    """Let other greenlets run if the running one has not waited for TIME_SLICE."""
     now = time.monotonic()
     if now - _slices.begun < TIME_SLICE:
         return

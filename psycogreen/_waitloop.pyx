@@ -305,7 +305,7 @@ def wait_callback(adapter):
 
 
 cdef object run_in_reactor(adapter, conn, generator, Reactor reactor, Socket sock, bint direct, bint *waiting):
-    """Run *generator*; return what it returns. Set *waiting* while an exception is not the generator's."""
+    """Run *generator*; return its result. *waiting* is true while an exception would not be the generator's."""
     cdef PyObject *answer
     cdef bint woken = False
     cdef int status, events, now, fd = conn.pgconn.socket

@@ -101,8 +101,8 @@ def generator_wait(adapter: Adapter, interrupted: Callable[[Any, BaseException],
 
     Args:
         adapter: The coroutine library.
-        interrupted: Is called with the connection and the exception, before that exception ends a
-            wait at which the generator has not come to its end.
+        interrupted: A function, called with the connection and the exception before an exception
+            ends the wait of a generator that has not ended.
     """
 
     def wait(
@@ -112,14 +112,14 @@ def generator_wait(adapter: Adapter, interrupted: Callable[[Any, BaseException],
         timeout: float | None = None,
         ended: type[Exception] = TimeoutError,
     ) -> Any:
-        """Run *generator*, which yields what to wait for on the socket of *conn*; return what it returns.
+        """Run *generator*, which yields the events to wait for on the socket of *conn*; return its result.
 
         Args:
             conn: The connection.
             generator: The generator.
-            interval: After so many seconds, *generator* gets a 0, although nothing is ready.
+            interval: The seconds after which *generator* gets a 0, although the socket is not ready.
             timeout: The seconds after which to raise *ended*.
-            ended: An exception.
+            ended: The exception to raise after *timeout*.
         """
         fd = conn.pgconn.socket
         key = id(conn)

@@ -232,8 +232,8 @@ class _Wake:
 class _Descriptor:
     """A descriptor that the event loop watches for one wait.
 
-    It is a duplicate. An event loop has one reader for each number, and the reader
-    of the original may be the user's, who listens for notifications.
+    It is a duplicate. An event loop has one reader for each number. The user may have
+    added a reader for the original, to wait for notifications.
 
     add_reader() and remove_reader() are called only in the event loop's own
     greenlet. While uvloop's libuv runs a callback, it keeps a pointer into the C
@@ -266,7 +266,7 @@ class _Descriptor:
             self._wake.throw(exc)
 
     def _look(self) -> None:
-        # No descriptor is free for the duplicate. What needs none, as a query, goes on.
+        # No descriptor is free for the duplicate. A query needs none, so it goes on.
         if self in self._loop_state.ended:
             return
         if is_ready(select.poll(), self._original, self._state):

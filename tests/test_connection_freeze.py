@@ -33,16 +33,16 @@ def reports(dsn: str) -> Any:
             by_call = made[situation] = {}
             names = [call.name for call in CALLS]
             while names:
-                told = run(dsn, situation, names)
-                by_call.update(told)
-                names = names[len(told) + 1 :]  # the calls after the one that froze
+                reports_of_run = run(dsn, situation, names)
+                by_call.update(reports_of_run)
+                names = names[len(reports_of_run) + 1 :]  # the calls after the one that froze
         return made[situation]
 
     return reports
 
 
 def run(dsn: str, situation: str, names: list[str]) -> dict[str, Any]:
-    told = {}
+    reports = {}
     with running([sys.executable, TESTS / "freeze_table.py", dsn, situation, *names], bufsize=1) as process:
         assert process.stdout
         for _ in names:
@@ -51,8 +51,8 @@ def run(dsn: str, situation: str, names: list[str]) -> dict[str, Any]:
             if not line:
                 break
             report = json.loads(line)
-            told[report["call"]] = report
-    return told
+            reports[report["call"]] = report
+    return reports
 
 
 @pytest.mark.timeout(120)

@@ -1,1 +1,1 @@
-"""Whether psycopg2 is green, and what stands in the way: a psycopg2 that blocks gives the right answers, too."""
+"""Finding out whether psycopg2 is green, and why not. A psycopg2 that blocks gives the right answers, too."""

@@ -1,4 +1,4 @@
-"""Whether the hub runs on while queries wait: tried on each hub, in a process of its own."""
+"""Trying on each hub, in a process of its own, whether the hub runs on while queries wait."""
 
 import subprocess
 import sys
@@ -12,16 +12,16 @@ _PATIENCE = 60
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it on one hub."""
+    """The outcome of the check on one hub."""
 
     hub: str
     #: Whether the hub kept running.
     green: bool
-    #: Seconds that all queries together took; None where they failed.
+    #: Seconds that all queries together took; None if they failed.
     seconds: float | None
-    #: Seconds for which the hub stood still at most.
+    #: The hub's longest pause, in seconds.
     longest_pause: float | None
-    #: What failed.
+    #: The error of a check that failed.
     error: str | None
 
 
@@ -30,7 +30,7 @@ def check(hub: str, dsn: str) -> Outcome:
     try:
         done = subprocess.run(
             [sys.executable, "-m", Round.__module__, hub],
-            input=dsn,  # not as an argument, which everybody sees: it may have a password
+            input=dsn,  # not as an argument, which all users can see: the DSN may have a password
             capture_output=True,
             text=True,
             timeout=_PATIENCE,

@@ -1,4 +1,4 @@
-"""What is installed, and what of it stands in the way: what ``python -m psycogreen`` prints."""
+"""The report of ``python -m psycogreen``: installed packages, and problems with them."""
 
 import os
 import platform
@@ -10,14 +10,14 @@ import psycogreen
 from psycogreen import _surroundings
 from psycogreen._implementation import why_pure
 
-#: The libraries for which there is an adapter, uWSGI aside, which can't be had outside of its own process.
+#: The libraries for which there is an adapter, except uWSGI, which exists only in its own process.
 HUBS = ("gevent", "eventlet", "asyncio")
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions, what is green with them, and what is wrong, each with what to do about it.
+    """Return the versions, the green features, and the problems, each with advice.
 
-    It connects to the server that libpq's environment variables name.
+    To do so, connect to the server that libpq's environment variables name.
     """
     report: dict[str, Any] = {
         "psycogreen": psycogreen.__version__,
@@ -41,7 +41,7 @@ def environment() -> dict[str, Any]:
 
 
 def installed(package: str) -> str | None:
-    """Return the version of a package, None if it is not there."""
+    """Return the version of a package, None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -77,7 +77,7 @@ def _psycopg2(problems: list[str]) -> dict[str, Any]:
     else:
         report["green"] += ["COPY", "large objects", "cancel"]
     try:
-        # A server that drops packets would have it wait for minutes.
+        # Without a timeout, a server that drops packets would cause a wait of minutes.
         connection = psycopg2.connect("" if "PGCONNECT_TIMEOUT" in os.environ else "connect_timeout=5")
     except psycopg2.Error as exc:
         report["connect_error"] = " ".join(str(exc).split())

@@ -1,7 +1,7 @@
 """The program that check.py runs: queries on one hub, beside a ticker.
 
 The hub is its argument, the DSN its input. It prints the seconds that the queries
-took, and those of the longest time for which the hub stood still.
+took, and the seconds of the hub's longest pause.
 """
 
 import functools
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
-# Queries at a time, and how long each takes.
+# The number of queries at once, and the seconds of each.
 _QUERIES = 5
 _SECONDS = 0.5
 
@@ -27,7 +27,7 @@ class Round:
 
     #: Seconds that all queries together took.
     seconds: float
-    #: Seconds for which the hub stood still at most.
+    #: The hub's longest pause, in seconds.
     longest_pause: float
 
     @property
@@ -121,7 +121,7 @@ def _on_asyncio(queries: list[Callable[[], None]]) -> Round:
 def _best_round(hub: str, dsn: str) -> Round:
     import_module(f"psycogreen.{hub}").make_psycopg_green()
     run: Callable[[list[Callable[[], None]]], Round] = globals()[f"_on_{hub}"]
-    run([functools.partial(_query, dsn, 0)])  # imports modules, which takes its time
+    run([functools.partial(_query, dsn, 0)])  # imports modules, which takes long
     best = run([functools.partial(_query, dsn, _SECONDS)] * _QUERIES)
     for _ in range(_ROUNDS - 1):
         if not best.green:

@@ -25,13 +25,13 @@ class Status:
 
     #: The wait loop: "cython" or "python".
     implementation: str
-    #: What the compiled loop asks for ready sockets: "epoll" or "kqueue".
+    #: The kernel's interface that the compiled loop uses: "epoll" or "kqueue". None for the pure loop.
     poller: str | None
-    #: Why that is the pure loop; None if it is the compiled one.
+    #: Why the pure loop is in use; None if the compiled one is.
     why_pure: str | None
     #: The wait callback that is registered with psycopg2, by module and name. None: psycopg2 blocks.
     callback: str | None
-    #: The library for which that callback is psycogreen's; None if it is somebody else's.
+    #: The library of the adapter, if the callback is psycogreen's; None if it is another library's callback.
     adapter: str | None
     #: Whether ``psycopg2.connect()`` returns green connections.
     connections: bool
@@ -41,11 +41,11 @@ class Status:
     monkey_patched: Mapping[str, tuple[str, ...]]
     #: Open connections that are green.
     green_connections: int
-    #: Open connections that are not: made before ``make_psycopg_green()``, or past it.
+    #: Open connections that are not green: made before ``make_psycopg_green()``, or not by ``psycopg2.connect()``.
     other_connections: int
     #: Whether psycopg 3, which psycogreen leaves alone, is imported.
     psycopg3: bool
-    #: What is wrong, each with what to do about it.
+    #: The problems, each with advice.
     problems: tuple[str, ...]
 
 
@@ -71,7 +71,7 @@ def status() -> Status:
 
 
 def _psycopg2() -> tuple[Any, bool, int, int]:
-    """Return psycopg2's wait callback, whether new connections are green, and how many are, and are not."""
+    """Return psycopg2's wait callback, whether new connections are green, and how many open ones are, and are not."""
     extensions: Any = sys.modules.get("psycopg2.extensions")
     if extensions is None:
         return None, False, 0, 0

@@ -1,1 +1,1 @@
-"""What a green connection of psycopg2 is. Importing this package alone does not import psycopg2."""
+"""Green connections of psycopg2. Importing this package alone does not import psycopg2."""

@@ -26,7 +26,7 @@ from psycogreen._setup_warnings import (
 # returns green connections.
 _green_callback: Callable[..., None] | None = None
 
-# What register() was called with last.
+# The arguments of the last call of register().
 _registered: tuple[Callable[..., None], dict[str, object]] | None = None
 
 
@@ -46,7 +46,7 @@ def register(
 
     Raises:
         ImportError: psycopg2 is not installed, is too old, or has no wait callbacks.
-        TypeError, ValueError: An option is not what it should be.
+        TypeError, ValueError: An option has a wrong type or value.
     """
     global _green_callback, _registered
     options: dict[str, object] = {"connections": connections, "cancel": cancel, "timeout": timeout}

@@ -96,7 +96,7 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
     # The number of the process that made it, from `_forks`.
     _green_process = 0
 
-    # What the pure loop keeps for this connection: a Reader of the adapter's, or None.
+    # The pure loop's Reader for this connection, or None.
     _green_reader: Any = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:

@@ -143,7 +143,7 @@ while children and time.monotonic() < limit:
 check(not children, "children left")
 before = list(done)
 sleep(0.7)
-check(all(done[kind] > before[kind] for kind in range(4)), f"somebody stands still: {before} {done}")
+check(all(done[kind] > before[kind] for kind in range(4)), f"a kind of work stands still: {before} {done}")
 ended.append(True)
 print(len(wrong), wrong[:5], flush=True)
 os._exit(0)

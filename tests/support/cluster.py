@@ -9,7 +9,7 @@ from support.postgres import system_server
 
 
 class Cluster:
-    """A server whose data lie in *data*; whoever runs it must be allowed to enter the directories above."""
+    """A server whose data lie in *data*; the user that runs it must be allowed to enter the directories above."""
 
     def __init__(self, data: Path) -> None:
         programs = system_server()
