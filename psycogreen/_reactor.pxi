@@ -320,6 +320,18 @@ cdef class Reactor:
         self.sockets[sock.key] = sock
         return sock
 
+    cdef bint connects_anew(self, Socket sock, conn) except -1:
+        """Tell whether *conn* connects again because its __init__() was called again; then it has another socket."""
+        if not sock.fd_stable or conn.status != STATUS_CONNECTING:
+            return False
+        if self.is_armed(sock):
+            self.disarm(sock.fd)
+        sock.connecting = True
+        sock.fd_stable = False
+        if sock.pgconn != NULL:
+            sock.pgconn = <void *><size_t>(conn.pgconn_ptr or 0)
+        return True
+
     cdef int forget(self, size_t key) except -1:
         cdef Socket sock = self.sockets.pop(key, None)
         cdef PyObject **recent = &self.recent[(key >> 4) % RECENT]

@@ -1,6 +1,5 @@
 """One wait through the hub's public functions, or in ``poll(2)`` where a thread has no hub."""
 
-import contextlib
 import threading
 import time
 from typing import Any
@@ -74,11 +73,17 @@ def wait_in_thread(adapter: Adapter, fd: int, state: int, timeout: float | None)
         TimeoutError: *timeout* ended first.
         WaitTimeout: The thread is inside a WaitTimeout, which ended first.
     """
+    ended = _wait_in_thread(adapter, fd, state, timeout)
+    if ended is not None:
+        raise ended
+
+
+def _wait_in_thread(adapter: Adapter, fd: int, state: int, timeout: float | None) -> BaseException | None:
+    """Do what wait_in_thread() does, but return its exception: a signal handler may raise one of the same class."""
     poller = adapter.poll()
     poller.register(fd, _EVENTS[state])
     seconds, ended = effective_timeout(timeout)
-    if not poller.poll(None if seconds is None else max(0, seconds * 1000)):
-        raise ended
+    return None if poller.poll(None if seconds is None else max(0, seconds * 1000)) else ended
 
 
 def is_ready(poller: Any, fd: int, state: int) -> bool:
@@ -106,8 +111,9 @@ def wait_ready(adapter: Adapter, fd: int, events: int, seconds: float | None) ->
             return ready
     state = _STATES[events]
     if adapter.current() is None:
-        with contextlib.suppress(TimeoutError):
-            wait_in_thread(adapter, fd, state, seconds)
+        ended = _wait_in_thread(adapter, fd, state, seconds)
+        if isinstance(ended, WaitTimeout):
+            raise ended
     elif seconds is None:
         _wait_in_hub(adapter, fd, state)
     elif seconds <= 0:

@@ -18,7 +18,7 @@ from cpython.object cimport PyObject
 from cpython.pystate cimport PyThreadState_GetDict
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_XDECREF
-from libc.errno cimport EBADF, errno
+from libc.errno cimport EBADF, EMFILE, ENFILE, ENOMEM, ENOSPC, errno
 from libc.stdint cimport uint32_t, uint64_t
 
 from psycogreen import _forks
@@ -58,6 +58,11 @@ cdef enum:
     POLL_WRITE = 2
     # libpq's PGTransactionStatusType, and psycopg2's number for it.
     TRANSACTION_ACTIVE = 1
+    # psycopg2's `connection.status` after the first poll(); it has no name there.
+    STATUS_CONNECTING = 20
+
+# The errors of a system that has no descriptor or no memory left.
+cdef tuple NOTHING_LEFT = (EMFILE, ENFILE, ENOMEM, ENOSPC)
 
 # libpq's PQtransactionStatus(), as psycopg2 loaded it.
 ctypedef int (*TransactionStatus)(const void *) noexcept
@@ -96,7 +101,9 @@ cdef Reactor hub_reactor(adapter, hub, greenlet_type):
         reactor.retire()
     try:
         reactor = Reactor(adapter, hub, greenlet_type)
-    except OSError:
+    except OSError as exc:
+        if exc.errno not in NOTHING_LEFT:
+            raise  # a signal handler's: TimeoutError is an OSError
         return None
     local[adapter] = reactor
     return reactor
@@ -187,7 +194,7 @@ cdef int wait_in_reactor(adapter, conn, timeout, Reactor reactor, Socket sock, b
                 continue
             return 0
         if poll_state != POLL_READ:
-            if poll_state == POLL_WRITE and sock.connecting:
+            if poll_state == POLL_WRITE and (sock.connecting or reactor.connects_anew(sock, conn)):
                 # A unix socket is connected by now, and so is most often one to this machine.
                 # But others get their turn between any two such states.
                 fd = conn.fileno()

@@ -1,6 +1,8 @@
 """Users' connection and cursor classes become green, in all the ways that users write them."""
 
 import io
+import os
+from collections.abc import Callable
 from typing import Any
 
 import psycopg2
@@ -99,3 +101,27 @@ def test_users_see_the_factory_that_they_set(hub: Hub, connect: Any) -> None:
     assert connect(connection_factory=FactoryBeforeInit).cursor_factory is Cursor
     assert connect(connection_factory=with_a_factory_of_its_own).cursor_factory is Cursor
     assert connect(connection_factory=InitByFullName).cursor_factory is None
+
+
+def test_a_connection_that_connects_again_in_its_init_uses_its_new_socket(
+    hub: Hub, dsn: str, connect: Callable[..., Any]
+) -> None:
+    """As with blocking psycopg2, which forgets the old socket without closing it."""
+
+    def use() -> Any:
+        connection = connect()
+        connection.cursor().execute("SELECT 1")
+        old = connection.fileno()
+        connection.__init__(dsn)
+        os.close(old)
+        cursor = connection.cursor()
+        cursor.execute("SELECT 2 FROM pg_sleep(0.05)")
+        with pytest.raises(psycopg2.ProgrammingError, match="COPY"):
+            cursor.execute("COPY (SELECT 1) TO STDOUT")
+        connection.rollback()
+        cursor.execute("SELECT 3 FROM pg_sleep(0.05)")
+        return cursor.fetchone()
+
+    with hub.ticker(0.01) as ticker:
+        assert hub.run(use) == (3,)
+    assert ticker.ticks

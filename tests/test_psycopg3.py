@@ -337,3 +337,20 @@ def test_an_unknown_psycopg_is_not_changed() -> None:
     left, _, message = run_script(script).partition(" ")
     assert left == "True"
     assert "Connection.wait" in message
+
+
+def test_a_timeout_of_a_signal_handler_is_raised_in_a_thread_without_a_hub(
+    hub: Hub, connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told from the time limits of the wait itself, which are TimeoutErrors too."""
+
+    class Struck:
+        def register(self, fd: int, events: int) -> None: ...
+
+        def poll(self, timeout: float | None = None) -> Any:
+            raise TimeoutError("from a signal handler")
+
+    conn = connect()
+    with monkeypatch.context() as patched, pytest.raises(TimeoutError, match="from a signal handler"):
+        patched.setattr(type(hub.adapter._adapter), "poll", lambda adapter: Struck())
+        hub.run_in_thread(conn.execute, "SELECT pg_sleep(0.1)")

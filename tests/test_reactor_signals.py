@@ -110,3 +110,21 @@ def test_a_raise_in_the_hubs_report_keeps_the_wakeups(kind, hub, pipe, monkeypat
     other.answer()
     task.wait()
     capfd.readouterr()  # the hub's report
+
+
+def test_a_timeout_of_a_signal_handler_ends_the_query_for_which_the_reactor_is_made(hub, connect, monkeypatch):
+    # TimeoutError is an OSError, as is the error of a system that has no descriptor left.
+    if psycogreen.implementation == "python":
+        pytest.skip("it has no reactor")
+
+    def struck(*args):
+        raise TimeoutError("from a signal handler")
+
+    def query():
+        with pytest.raises(TimeoutError, match="from a signal handler"):
+            hub.spawn(connection.cursor().execute, "SELECT 1").wait()
+
+    connection = connect()
+    monkeypatch.setattr(hub.adapter._Watch, "__init__", struck)
+    hub.run_in_thread(query)
+    assert connection.closed
