@@ -79,7 +79,7 @@ def test_status_names_another_librarys_callback(green):
     status = psycogreen.status()
     assert status.callback == f"{__name__}.{theirs.__qualname__}"
     assert status.adapter is None
-    assert f"{status.callback} is registered with psycopg2, which is not psycogreen's" in status.problems[0]
+    assert f"{status.callback} is registered with psycopg2 in place of psycogreen's" in status.problems[0]
 
 
 def test_status_names_another_library_that_runs(dsn):

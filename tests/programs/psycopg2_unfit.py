@@ -5,7 +5,7 @@ import sys
 
 hub, trouble = sys.argv[1:]
 if trouble == "missing":
-    sys.modules["psycopg2"] = None
+    sys.modules["psycopg2"] = sys.modules["psycopg"] = None
 else:
     import psycopg2.extensions
 
