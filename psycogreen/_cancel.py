@@ -42,7 +42,7 @@ _DONE = 3
 
 # Seconds to wait for the killed query's end before the first repetition of its
 # request. Each further wait takes twice as long.
-FIRST_REPETITION = 0.05
+FIRST_REPETITION = 0.5
 
 # The waits of a request: for each a descriptor, and POLL_READ or POLL_WRITE. None
 # means that the server has the request, which then can be repeated.

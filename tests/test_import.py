@@ -7,20 +7,28 @@ from support.processes import run_program, run_script
 pytestmark = pytest.mark.heavy
 
 OTHERS = {"gevent", "eventlet"} - {NAME}
+# What the libraries themselves import.
+BROUGHT_ALONG = {"ctypes"} if NAME == "eventlet" else set()
 
 
 @pytest.mark.core
 @pytest.mark.parametrize("module", ["psycogreen", "psycogreen._implementation"])
 def test_the_package_alone_imports_no_hub(module):
     loaded = run_script(f"import {module}, sys; print(*sys.modules)").split()
-    assert not {"gevent", "eventlet", "psycopg2"} & set(loaded)
+    assert not {"gevent", "eventlet", "psycopg2", "psycopg", "ctypes"} & set(loaded)
+
+
+@pytest.mark.core
+def test_the_package_alone_imports_nothing_else():
+    before, after = (set(run_script(f"import sys{more}; print(*sys.modules)").split()) for more in ("", ", psycogreen"))
+    assert after - before == {"psycogreen"}
 
 
 @pytest.mark.core
 def test_an_adapter_imports_its_own_hub_only():
     loaded = run_script(f"import psycogreen.{NAME}, sys; print(*sys.modules)").split()
     assert NAME in loaded
-    assert not (OTHERS | {"psycopg2"}) & set(loaded)
+    assert not (OTHERS | {"psycopg2", "psycopg", "ctypes"} - BROUGHT_ALONG) & set(loaded)
 
 
 def test_importing_an_adapter_makes_no_hub_and_patches_nothing():

@@ -29,9 +29,9 @@ from hypothesis.stateful import (
 from psycopg2 import errors
 from support.server_state import Observer, blocking, in_query
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.once
 
-ORDERS = int(os.environ.get("PSYCOGREEN_TEST_MODEL", "8"))
+ORDERS = int(os.environ.get("PSYCOGREEN_TEST_MODEL", "4"))
 STEPS = 60
 
 
