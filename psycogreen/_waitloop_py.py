@@ -13,7 +13,7 @@ from weakref import ref
 from psycogreen import _forks, _waiters
 from psycogreen._adapter import Adapter
 from psycogreen._waiters import add_waiter, waiter_of, waiters
-from psycogreen._waiting import POLL_OK, POLL_READ, TRANSACTION_ACTIVE, end_time_slice, park, wait_ready
+from psycogreen._waiting import POLL_OK, POLL_READ, POLL_WRITE, TRANSACTION_ACTIVE, end_time_slice, park, wait_ready
 
 __all__ = ["generator_wait", "implementation", "poller", "waiter_of", "wait_callback"]
 
@@ -76,6 +76,9 @@ def wait_callback(adapter: Adapter) -> Callable[[Callable[..., None]], Callable[
                     if state == POLL_READ and reader is not None:
                         reader.wait(me)
                     else:
+                        if state == POLL_WRITE and green:
+                            # Perhaps __init__() was called again, and the connection has another socket.
+                            conn._green_reader = reader = None
                         park(adapter, conn, state, timeout)
                     if _forks.count != begun and _forks.is_copy(begun):
                         _forks.abandon(adapter, conn)

@@ -106,6 +106,8 @@ def test_another_librarys_hub_warns(dsn):
 @patching
 def test_a_framework_without_monkey_patching_warns(connect, hub, monkeypatch):
     hub.sleep()  # creates the hub
+    for module in _setup_warnings._FRAMEWORKS:
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "django.db", types.ModuleType("django.db"))
     with pytest.warns(SetupWarning, match=f"Django is used on {NAME}, and the standard library is not monkey-patched"):
         hub.run(connect)
