@@ -126,6 +126,8 @@ def names(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Names:
     else:
         import eventlet.green.socket as patched
     real = patched.getaddrinfo
+    if hub.name != "asyncio":
+        hub.run(real, "127.0.0.1", 0)  # the first lookup imports the resolver, and the hub stops meanwhile
 
     def getaddrinfo(host: str, port: Any, *args: Any, **kwargs: Any) -> list[Any]:
         hub.sleep(known.seconds)

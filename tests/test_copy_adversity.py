@@ -13,7 +13,8 @@ from support.leaks import descriptors
 pytestmark = pytest.mark.heavy
 
 MOMENTS = 100  # of each of the two tests
-ROWS = 200_000  # more than fits into the buffers of both sides
+ROWS = 20_000
+WIDTH = 100  # bytes; the rows are more than fits into the buffers of both sides
 
 
 class Custom(BaseException):
@@ -59,7 +60,8 @@ def copy(cursor, direction, table, file):
     if direction == "in":
         cursor.copy_from(file, table)
     else:
-        cursor.copy_expert(f"COPY (SELECT generate_series(1, {ROWS})) TO STDOUT", file)
+        rows = f"SELECT n, repeat('x', {WIDTH}) FROM generate_series(1, {ROWS}) n"
+        cursor.copy_expert(f"COPY ({rows}) TO STDOUT", file)
 
 
 def loaded(admin, table):

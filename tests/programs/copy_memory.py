@@ -1,4 +1,4 @@
-"""Copies 300 MB "in" or "out", as the argument says; prints by how many kB the process grew at its peak."""
+"""Copies 100 MB "in" or "out", as the argument says; prints by how many kB the process grew at its peak."""
 
 import re
 import sys
@@ -40,5 +40,5 @@ cursor = connection.cursor()
 cursor.execute("CREATE TEMPORARY TABLE t (line text)")
 copy(1)
 before = peak()
-copy(300)
+copy(100)
 print(peak() - before)
