@@ -249,6 +249,8 @@ def main() -> int:
             f"{title}: {name}" for (title, *_), result in zip(runs, results, strict=True) for name in result.failed
         },
     )
+    for name in sorted(total.failed):
+        print(f"failed: {name}")
     print(total)
     return 1 if total.failed else 0
 

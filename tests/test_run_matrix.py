@@ -50,8 +50,10 @@ def lines(dsn: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pyt
 
 def test_failures_flaky_tests_and_the_slowest_are_named(lines) -> None:
     printed, status = lines(failure="raise ValueError", fails=True)
-    assert printed[-3].startswith("flaky: the run: ") and printed[-3].endswith("test_sample.py::test_that_is_flaky")
-    assert printed[-2:] == ["1 flaky: failed at first, and passed alone", "2 passed, 1 failed, 1 skipped"]
+    flaky, number, failed, total = printed[-4:]
+    assert flaky.startswith("flaky: the run: ") and flaky.endswith("test_sample.py::test_that_is_flaky")
+    assert failed.startswith("failed: the run: ") and failed.endswith("test_sample.py::test_that_fails")
+    assert [number, total] == ["1 flaky: failed at first, and passed alone", "2 passed, 1 failed, 1 skipped"]
     assert status == 1
     slowest = printed[printed.index("=== the 15 slowest tests") + 1]
     assert slowest.endswith("test_sample.py::test_that_is_slow")
