@@ -574,22 +574,48 @@ cdef class Reactor:
 
     cdef int rebuild(self) except -1:
         """Replace the poller, and add only the sockets of parked greenlets."""
-        cdef Socket sock
-        cdef int fd
         if self.watch is None:
             return 0
-        fd = poller_new()
+        try:
+            self.replace_poller()
+        except BaseException as exc:
+            self.report(exc)  # a signal handler raised it
+        return 0
+
+    cdef int replace_poller(self) except -1:
+        cdef Socket sock
+        cdef int old = self.poller.fd
+        cdef int fd = poller_new()
         if fd < 0:
             return 0  # no descriptor is free: the next batch tries again
-        self.watch.stop()
-        close(self.poller.fd)
+        # A signal handler can raise in each call of Python code. The reactor then
+        # has either the old poller or the new one, and the hub watches it.
+        watch = None
+        try:
+            watch = self.adapter.watch(self.hub, fd, self.ready_callback)
+            watch.set_ref(self.keeps_hub_alive)
+        except BaseException:
+            if watch is not None:
+                watch.stop()
+            close(fd)
+            raise
+        old_watch, self.watch = self.watch, watch
         self.poller.fd = fd
         self.armed = []
         self.stale_batches = 0
-        self.watch = self.adapter.watch(self.hub, fd, self.ready_callback)
-        self.watch.set_ref(self.keeps_hub_alive)
+        broken = []
         for sock in list(self.sockets.values()):
             if sock.parked is not None and not self.arm(sock, sock.fd):
+                broken.append(sock)
+        try:
+            old_watch.stop()
+        except BaseException:
+            # The hub must not go on to watch a closed descriptor.
+            old_watch.stop()
+            raise
+        finally:
+            close(old)
+            for sock in broken:
                 sock.parked = None
                 self.wake(<PyObject *>sock.waiter)  # its next poll() says what is wrong
         return 0

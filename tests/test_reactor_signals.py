@@ -1,6 +1,8 @@
 """A signal handler that waits or raises at a bad moment loses no greenlet's wake-up."""
 
 import contextlib
+import os
+import threading
 
 import greenlet
 import pytest
@@ -116,9 +118,12 @@ def test_a_timeout_of_a_signal_handler_ends_the_query_for_which_the_reactor_is_m
     # TimeoutError is an OSError, as is the error of a system that has no descriptor left.
     if psycogreen.implementation == "python":
         pytest.skip("it has no reactor")
+    watch, tests_thread = hub.adapter._Watch.__init__, threading.get_ident()
 
     def struck(*args):
-        raise TimeoutError("from a signal handler")
+        if threading.get_ident() != tests_thread:
+            raise TimeoutError("from a signal handler")
+        watch(*args)
 
     def query():
         with pytest.raises(TimeoutError, match="from a signal handler"):
@@ -128,3 +133,38 @@ def test_a_timeout_of_a_signal_handler_ends_the_query_for_which_the_reactor_is_m
     monkeypatch.setattr(hub.adapter._Watch, "__init__", struck)
     hub.run_in_thread(query)
     assert connection.closed
+
+
+@pytest.mark.parametrize("method", ["__init__", "set_ref", "stop"])
+def test_queries_go_on_after_a_signal_handler_raised_while_the_poller_is_replaced(
+    method, hub, connect, monkeypatch, capfd
+):
+    def query(connection, seconds):
+        for _ in range(2):
+            connection.cursor().execute("SELECT pg_sleep(%s)", (seconds,))
+
+    real = getattr(hub.adapter._Watch, method)
+    due = []
+
+    def struck(*args):
+        if due:
+            due.clear()
+            raise ValueError("from a signal handler")
+        return real(*args)
+
+    held, other, waiting = (hub.run(connect) for _ in range(3))
+    for connection in held, other, waiting:
+        hub.run(query, connection, 0.001)
+    monkeypatch.setattr(hub.adapter._Watch, method, struck)
+    # The events of a closed socket that has a duplicate make the reactor replace its poller.
+    duplicate = os.dup(held.fileno())
+    task = hub.spawn(query, waiting, 0.3)
+    hub.sleep(0.01)
+    due.append(True)
+    held.close()
+    hub.run(query, other, 0.05)
+    task.wait()
+    hub.run(query, other, 0.001)
+    os.close(duplicate)
+    assert not due or psycogreen.implementation == "python"
+    capfd.readouterr()  # the hub's report
