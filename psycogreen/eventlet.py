@@ -58,18 +58,9 @@ class _Eventlet:
         hub = eventlet.hubs.get_hub()
         if not hasattr(hub, "_psycogreen_waker"):
             _waker(hub)
-        try:
-            duplicate = os.dup(fd)
-        except OSError as exc:
-            if exc.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-            # No descriptor is free. What needs none, as a query, goes on.
-            seconds = self.timeout_seconds(timeout)
-            end = math.inf if seconds is None else time.monotonic() + seconds
-            while not is_ready(self.poll(), fd, POLL_READ):
-                if time.monotonic() > end:
-                    raise TimeoutError("timed out") from None
-                eventlet.sleep(LOOK_AGAIN)
+        duplicate = _duplicate(fd)
+        if duplicate is None:
+            _look_until_readable(fd, self.timeout_seconds(timeout))
             return
         try:
             self.wait(duplicate, POLL_READ, self.timeout_seconds(timeout))
@@ -176,6 +167,25 @@ class _Eventlet:
         pass
 
 
+def _duplicate(fd: int) -> int | None:
+    """Return a duplicate of *fd*, None if no descriptor is free."""
+    try:
+        return os.dup(fd)
+    except OSError as exc:
+        if exc.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        return None
+
+
+def _look_until_readable(fd: int, seconds: float | None) -> None:
+    """Wait without another descriptor: what needs none, as a query, goes on."""
+    end = math.inf if seconds is None else time.monotonic() + seconds
+    while not is_ready(_select.poll(), fd, POLL_READ):
+        if time.monotonic() > end:
+            raise TimeoutError("timed out")
+        eventlet.sleep(LOOK_AGAIN)
+
+
 class _Reader:
     """What trampoline() does, without what it finds out each time."""
 
@@ -189,7 +199,10 @@ class _Reader:
 
     def wait(self, me: Any) -> None:
         hub = self._hub
-        own = os.dup(self._fd)  # see wait_read()
+        own = _duplicate(self._fd)  # see wait_read()
+        if own is None:
+            _look_until_readable(self._fd, None)
+            return
         try:
             listener = hub.add(hub.READ, own, me.switch, me.throw, None)
             try:

@@ -255,7 +255,7 @@ def test_a_file_that_uses_the_connection_raises(hub, connect, table):
 def test_close_by_another_greenlet_ends_the_copy(hub, connect, table):
     for copy in (
         lambda c: c.copy_from(Rows(), table),
-        lambda c: c.copy_from(Limited(1000, each=lambda: hub.sleep(0.001)), table),
+        lambda c: c.copy_from(Limited(1_000_000_000, each=lambda: hub.sleep(0.001)), table),
         lambda c: c.copy_expert("COPY (SELECT generate_series(1, 100000000)) TO STDOUT", Sink()),
         lambda c: c.copy_expert("COPY (SELECT pg_sleep(60)) TO STDOUT", Sink()),
     ):
