@@ -188,10 +188,10 @@ def test_cancel_can_be_switched_off(hub: Hub, connect: Any, executing: Any) -> N
 
 
 def test_ctrl_c_ends_the_query_and_keeps_the_connection(hub: Hub, connect: Any, executing: Any, query: str) -> None:
-    conn = connect(autocommit=True)
-    (task,) = start(hub, executing, [conn], query)
     if NAME == "asyncio":
         pytest.skip("asyncio itself does not throw it into a task")
+    conn = connect(autocommit=True)
+    (task,) = start(hub, executing, [conn], query)
     task.kill(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         task.wait()
