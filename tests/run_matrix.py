@@ -1,10 +1,10 @@
 """Run the suite once for each combination of loop and hub.
 
 ``python tests/run_matrix.py`` runs {compiled, pure} x {gevent, eventlet} in
-full, and then the tests marked "core" or "hub" and not "heavy" with the
-compiled loop on gevent's other loops, eventlet's other hubs, asyncio and uvloop,
-and those marked "core" with the pure loop on asyncio. The tests marked "once" are a
-run of their own. Those marked "one_loop" run with one of the two loops.
+full. With the compiled loop, the tests marked "core" or "hub" and not "heavy" run on
+asyncio and uvloop, and of these only "hub" on gevent's other loops and eventlet's
+other hubs. With the pure loop, those marked "core" run on asyncio. The tests marked
+"once" are a run of their own. Those marked "one_loop" run with one of the two loops.
 ``--core`` runs only the tests marked "core", on the four combinations and with
 one loop on asyncio.
 ``--all`` runs the whole suite on the other loops and hubs too, except the tests
@@ -87,9 +87,9 @@ def combinations(core: bool, pure_only: bool, everything: bool) -> list[tuple[st
     title, environment, _ = runs[0]
     runs.insert(0, (f"once, {title}", environment, "once"))
     if not pure_only:
-        marks = "not once and not heavy" if everything else "(core or hub) and not heavy"
-        for hub, chosen in OTHER_LOOPS + OTHER_HUBS + ASYNCIO:
-            add("compiled", hub, marks, **chosen)
+        for hub, chosen in ASYNCIO + OTHER_LOOPS + OTHER_HUBS:
+            marks = "not once" if everything else "(core or hub)" if hub == "asyncio" else "hub"
+            add("compiled", hub, f"{marks} and not heavy", **chosen)
     return runs
 
 

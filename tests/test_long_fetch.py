@@ -23,11 +23,19 @@ def no_collector() -> Iterator[None]:
 
 
 @pytest.mark.one_loop
-@pytest.mark.parametrize("name", [None, "named"])
-@pytest.mark.parametrize("factory", [None, extras.NamedTupleCursor, extras.DictCursor])
-@pytest.mark.parametrize("method", ["fetchall", "fetchmany"])
+@pytest.mark.parametrize(
+    ("method", "name", "factory"),
+    [
+        ("fetchall", None, None),
+        ("fetchall", None, extras.DictCursor),
+        ("fetchall", "named", extras.NamedTupleCursor),
+        ("fetchmany", None, extras.NamedTupleCursor),
+        ("fetchmany", "named", None),
+        ("fetchmany", "named", extras.DictCursor),
+    ],
+)
 def test_other_greenlets_run_during_a_long_fetch(
-    hub: Hub, connect: Any, no_collector: None, name: Any, factory: Any, method: str
+    hub: Hub, connect: Any, no_collector: None, method: str, name: Any, factory: Any
 ) -> None:
     cursor = connect().cursor(name, cursor_factory=factory)
     hub.run(cursor.execute, QUERY)
