@@ -80,6 +80,10 @@ class GreenCursor(CopyCursor, extensions.cursor):  # type: ignore[misc]
             return _fetch(self, "fetchmany", count)
         return _fetchmany(self, size)  # type: ignore[no-any-return]
 
+    def __iter__(self) -> Iterator[Any]:
+        """See psycopg2. Other greenlets run while the rows of a large result are iterated."""
+        return self if self.rowcount <= _FEW and self.name is None else _iterate_in_turns(self)
+
     def executemany(self, query: Any, vars_list: Iterable[Any]) -> None:
         """See psycopg2.
 
@@ -134,6 +138,19 @@ def _in_turns(
             turns.pause()
             if cursor.query is not query or (cursor.rowcount, cursor.rownumber) != position:
                 raise psycopg2.ProgrammingError(f"{method} cannot go on: another greenlet used the cursor meanwhile")
+
+
+def _iterate_in_turns(cursor: Any) -> Iterator[Any]:
+    """Yield the rows of *cursor*. If the running greenlet may wait, let other greenlets run now and then."""
+    turns = _Turns(cursor)
+    left = turns.size
+    for row in map(next, itertools.repeat(cursor)):
+        yield row
+        left -= 1
+        if not left:
+            if turns.is_over() and may_wait(cursor.connection):
+                turns.pause()
+            left = turns.size
 
 
 def _named_tuples(fetch: Any) -> Any:
