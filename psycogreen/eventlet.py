@@ -23,7 +23,7 @@ import greenlet
 from psycogreen import _forks
 from psycogreen._drivers import make_green
 from psycogreen._implementation import wait_callback
-from psycogreen._waiting import LOOK_AGAIN, POLL_READ, POLL_WRITE, is_ready
+from psycogreen._waiting import LOOK_AGAIN, POLL_READ, POLL_READWRITE, POLL_WRITE, is_ready
 
 __all__ = ["eventlet_wait_callback", "make_psycopg_green", "patch_psycopg"]
 
@@ -55,12 +55,10 @@ class _Eventlet:
     def wait_read(self, fd: int, timeout: float) -> None:
         # On a duplicate: the hub allows one reader for each number, and the reader of
         # *fd* may be a greenlet of the user's that listens for notifications.
-        hub = eventlet.hubs.get_hub()
-        if not hasattr(hub, "_psycogreen_waker"):
-            _waker(hub)
+        _waker(eventlet.hubs.get_hub())
         duplicate = _duplicate(fd)
         if duplicate is None:
-            _look_until_readable(fd, self.timeout_seconds(timeout))
+            _look_until_ready(fd, POLL_READ, self.timeout_seconds(timeout))
             return
         try:
             self.wait(duplicate, POLL_READ, self.timeout_seconds(timeout))
@@ -72,11 +70,18 @@ class _Eventlet:
         return None if hub is None else _Reader(hub, fd)
 
     def wait_write(self, fd: int, timeout: float) -> None:
+        _waker(eventlet.hubs.get_hub())
         self.wait(fd, POLL_WRITE, self.timeout_seconds(timeout))
 
     def wait_readwrite(self, fd: int, timeout: float) -> None:
-        # Not trampoline(), which refuses to wait for both.
+        # Not trampoline(), which refuses to wait for both. On a duplicate: see wait_read().
         hub = eventlet.hubs.get_hub()
+        _waker(hub)
+        seconds = self.timeout_seconds(timeout)
+        duplicate = _duplicate(fd)
+        if duplicate is None:
+            _look_until_ready(fd, POLL_READWRITE, seconds)
+            return
         me = greenlet.getcurrent()
         waiting = True
 
@@ -87,10 +92,9 @@ class _Eventlet:
 
         listeners = []
         timer = None
-        seconds = self.timeout_seconds(timeout)
         try:
             for event in (hub.READ, hub.WRITE):
-                listeners.append(hub.add(event, fd, wake, me.throw, None))
+                listeners.append(hub.add(event, duplicate, wake, me.throw, None))
             if seconds is not None:
                 timer = hub.schedule_call_global(seconds, me.throw, TimeoutError("timed out"))
             hub.switch()
@@ -100,6 +104,7 @@ class _Eventlet:
                 timer.cancel()
             for listener in listeners:
                 hub.remove(listener)
+            os.close(duplicate)
 
     def timeout_seconds(self, timeout: float) -> float | None:
         return timeout if isinstance(timeout, _Seconds) else None
@@ -177,10 +182,10 @@ def _duplicate(fd: int) -> int | None:
         return None
 
 
-def _look_until_readable(fd: int, seconds: float | None) -> None:
+def _look_until_ready(fd: int, state: int, seconds: float | None) -> None:
     """Wait without another descriptor: what needs none, as a query, goes on."""
     end = math.inf if seconds is None else time.monotonic() + seconds
-    while not is_ready(_select.poll(), fd, POLL_READ):
+    while not is_ready(_select.poll(), fd, state):
         if time.monotonic() > end:
             raise TimeoutError("timed out")
         eventlet.sleep(LOOK_AGAIN)
@@ -201,7 +206,7 @@ class _Reader:
         hub = self._hub
         own = _duplicate(self._fd)  # see wait_read()
         if own is None:
-            _look_until_readable(self._fd, None)
+            _look_until_ready(self._fd, POLL_READ, None)
             return
         try:
             listener = hub.add(hub.READ, own, me.switch, me.throw, None)

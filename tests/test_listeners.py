@@ -1,5 +1,6 @@
 """One greenlet waits for notifications on a connection while another runs queries on it."""
 
+import io
 from typing import Any
 
 from hubs.contract import Hub
@@ -23,6 +24,11 @@ def test_a_listener_gets_all_notifications_beside_queries(hub: Hub, connect: Any
             cursor = session.cursor()
             cursor.execute("SELECT %s FROM pg_sleep(0.01)", (number,))
             assert cursor.fetchone() == (number,)
+        # Waits to read or to write.
+        cursor.execute("CREATE TEMPORARY TABLE items (text text)")
+        cursor.copy_expert("COPY items FROM STDIN", io.BytesIO(b"0123456789\n" * 1_000_000))
+        cursor.copy_expert("COPY items TO STDOUT", io.BytesIO())
+        assert cursor.rowcount == 1_000_000
 
     listener = hub.spawn(listen)
     hub.sleep(0.01)
