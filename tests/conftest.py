@@ -30,11 +30,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_finish() -> None:
-    """Hide the objects of pytest and of the tests' modules from the garbage collector.
+_module = None
 
-    They are more than all others, and many tests collect garbage or look through all
-    objects again and again.
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before each module, hide what is there already from the garbage collector.
+
+    Nearly all of it is pytest's: the modules, and the reports of earlier tests. Many
+    tests collect garbage or look through all objects again and again.
     """
-    gc.collect()
-    gc.freeze()
+    global _module
+    if item.path != _module:
+        _module = item.path
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def all_objects() -> None:
+    """Show the garbage collector the objects of earlier modules: among them are the hub's own watchers."""
+    gc.unfreeze()

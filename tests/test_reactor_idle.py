@@ -9,7 +9,7 @@ from support.leaks import descriptors
 from support.server_state import in_query
 from support.tickers import SLEEP_TAKES, sleep_takes
 
-pytestmark = [pytest.mark.hub, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.hub, pytest.mark.timeout(60), pytest.mark.usefixtures("all_objects")]
 
 
 def test_a_connection_that_the_server_closes_keeps_no_hub_busy(hub, connect):

