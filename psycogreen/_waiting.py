@@ -17,7 +17,7 @@ POLL_READWRITE = 4
 # The states for psycopg 3's numbers of the events that it waits for.
 _STATES = {1: POLL_READ, 2: POLL_WRITE, 3: POLL_READWRITE}
 
-# Seconds for which a greenlet that always finds data may keep the others waiting.
+# Seconds for which a greenlet that has work without a wait may keep the others waiting.
 TIME_SLICE = 0.005
 
 # psycopg2.extensions.TRANSACTION_STATUS_ACTIVE.

@@ -340,10 +340,10 @@ def test_errors_hide_passwords(hub: Hub, pair: Pair, hosts: str) -> None:
     secret = "nobody tell"[::-1].replace(" ", "-")  # a traceback shows the lines of this function too
     with pytest.raises(psycopg2.Error) as caught:
         hub.run(psycopg2.connect, f"{BASE} port={pair.port} user=alice password={secret} {hosts}")
-    told: BaseException | None = caught.value
-    while told is not None:
-        assert secret not in "".join(traceback.format_exception(told)) + repr(told)
-        told = told.__context__
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert secret not in "".join(traceback.format_exception(error)) + repr(error)
+        error = error.__context__
 
 
 def test_connect_timeout_covers_psycopg2s_set_up_queries(hub: Hub, pair: Pair) -> None:

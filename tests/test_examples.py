@@ -22,9 +22,9 @@ def run(script: str, dsn: str) -> str:
 
 @pytest.mark.parametrize("hub", ["gevent", "eventlet"])
 def test_an_example_overlaps_queries_and_requests(hub, dsn):
-    told = [line.split(maxsplit=4) for line in run(f"example_{hub}.py", dsn).splitlines()]
-    assert all(line[1] == "s" for line in told)
-    events = [(f"{kind} {number}", what) for _, _, kind, number, what in told]
+    lines = [line.split(maxsplit=4) for line in run(f"example_{hub}.py", dsn).splitlines()]
+    assert all(line[1] == "s" for line in lines)
+    events = [(f"{kind} {number}", what) for _, _, kind, number, what in lines]
     everybody = sorted(f"{kind} {n}" for kind in ("query", "request") for n in (1, 2, 3))
     # All ask before the first gets its answer: the waits overlap.
     assert sorted(events[:6]) == [(name, "asks") for name in everybody]

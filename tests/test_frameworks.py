@@ -86,9 +86,9 @@ def test_an_example_overlaps_its_queries(
     with example(stack, hub, libpq_variables) as process:
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    numbers, told = out.splitlines()
+    numbers, elapsed = out.splitlines()
     assert numbers == " ".join(map(str, results))
-    seconds = float(told.removeprefix("40 times 0.1 s on 5 connections: ").removesuffix(" s"))
+    seconds = float(elapsed.removeprefix("40 times 0.1 s on 5 connections: ").removesuffix(" s"))
     # One after the other, the queries take 4 seconds; five at a time, 0.8.
     assert 0.8 <= seconds < 2.5
 

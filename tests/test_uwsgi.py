@@ -271,17 +271,17 @@ class TestRefusal:
 
     @pytest.mark.parametrize("options", [{}, {"ugreen_stacksize": b"64"}])
     def test_a_small_stack_raises(self, refusal, options):
-        told = refusal(ugreen=True, **options)
-        assert "have 256 kB" in told
-        assert "set ugreen-stacksize = 512" in told
+        message = refusal(ugreen=True, **options)
+        assert "have 256 kB" in message
+        assert "set ugreen-stacksize = 512" in message
 
     def test_a_missing_compiled_module_raises(self, refusal):
-        told = refusal(compiled=False, ugreen=True, ugreen_stacksize=b"512")
-        assert "install psycogreen where there is a C compiler" in told
+        message = refusal(compiled=False, ugreen=True, ugreen_stacksize=b"512")
+        assert "install psycogreen where there is a C compiler" in message
 
     def test_an_unknown_python_plugin_raises(self, refusal):
         """This process has no Python plugin of uWSGI's."""
         if psycogreen.uwsgi._ugreen is None:
             pytest.skip("psycogreen's compiled modules are not built")
-        told = refusal(ugreen=True, ugreen_stacksize=b"512")
-        assert told.startswith("psycogreen does not know this uWSGI's Python plugin")
+        message = refusal(ugreen=True, ugreen_stacksize=b"512")
+        assert message.startswith("psycogreen does not know this uWSGI's Python plugin")

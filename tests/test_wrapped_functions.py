@@ -73,8 +73,8 @@ def test_connect_calls_the_earlier_wrapper(hub: Hub, connect: Any, restored: Non
     assert seen == [GreenConnection]
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["by_wraps", "unknown"])
-def test_a_later_wrapper_causes_no_recursion(hub: Hub, connect: Any, restored: None, told: bool) -> None:
+@pytest.mark.parametrize("by_wraps", [True, False], ids=["by_wraps", "unknown"])
+def test_a_later_wrapper_causes_no_recursion(hub: Hub, connect: Any, restored: None, by_wraps: bool) -> None:
     ours = psycopg2._connect
     calls = []
 
@@ -82,7 +82,7 @@ def test_a_later_wrapper_causes_no_recursion(hub: Hub, connect: Any, restored: N
         calls.append(args)
         return ours(*args, **kwargs)
 
-    psycopg2._connect = functools.wraps(ours)(traced) if told else traced
+    psycopg2._connect = functools.wraps(ours)(traced) if by_wraps else traced
     hub.adapter.make_psycopg_green()
     assert isinstance(hub.run(connect), GreenConnection)
     assert len(calls) == 1

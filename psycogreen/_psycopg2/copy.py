@@ -31,16 +31,13 @@ from psycogreen import _forks, _waiters
 from psycogreen._libpq import libpq
 from psycogreen._libpq.copyrows import read_rows, write_rows
 from psycogreen._psycopg2.exclusive import check_free
-from psycogreen._waiting import POLL_READWRITE
+from psycogreen._waiting import POLL_READWRITE, TIME_SLICE
 
 # libpq's ExecStatusType.
 _PGRES_COPY_OUT, _PGRES_COPY_IN = 3, 4
 
 # Bytes given to libpq at once. libpq never holds more than that unsent.
 _CHUNK = 65536
-
-# Seconds of work without a wait after which other greenlets run.
-_TURN = 0.005
 
 
 class CopyCursor:
@@ -195,7 +192,7 @@ def leave_copy(connection: Any) -> Iterator[int]:
             while functions.PQflush(pgconn) > 0:
                 yield POLL_READWRITE
         elif status == _PGRES_COPY_OUT:
-            while connected and (left := write_rows(pgconn, None, None, time.perf_counter() + _TURN)) >= 0:
+            while connected and (left := write_rows(pgconn, None, None, time.perf_counter() + TIME_SLICE)) >= 0:
                 if left:
                     yield POLL_READWRITE  # the time is up: more rows are in libpq's buffer
                 else:
@@ -293,7 +290,7 @@ class _Copy:
                     break
                 if time.perf_counter() > self._until:
                     yield POLL_READWRITE
-                    self._until = time.perf_counter() + _TURN
+                    self._until = time.perf_counter() + TIME_SLICE
         while (queued := self._libpq.PQputCopyEnd(pgconn, failure)) == 0:
             yield POLL_READWRITE
         if queued < 0:
@@ -316,9 +313,9 @@ class _Copy:
         data, ended, failure = read_rows(read, self._size, codec, _CHUNK, self._until)
         if isinstance(failure, Exception):
             self._read_error = failure
-            told = f"error in .read() call: {type(failure).__name__} {failure}"
+            message = f"error in .read() call: {type(failure).__name__} {failure}"
             # psycopg2 cuts the text at the same length.
-            failure = told.encode(codec, "replace")[:1023]
+            failure = message.encode(codec, "replace")[:1023]
         return data, ended, failure
 
     def _check_connection(self) -> None:
@@ -349,7 +346,7 @@ class _Copy:
         """
         while (left := self._libpq.PQflush(pgconn)) > 0:
             yield POLL_READWRITE
-            self._until = time.perf_counter() + _TURN
+            self._until = time.perf_counter() + TIME_SLICE
         return bool(left == 0)
 
     def _copy_out(self) -> Iterator[int]:
@@ -363,7 +360,7 @@ class _Copy:
         codec = _codec(self._connection) if isinstance(self._file, io.TextIOBase) else None
         while True:
             try:
-                status = write_rows(pgconn, write, codec, time.perf_counter() + _TURN)
+                status = write_rows(pgconn, write, codec, time.perf_counter() + TIME_SLICE)
             except Exception as exc:
                 self._check_connection()
                 # Read and drop the other rows, so that the connection and its

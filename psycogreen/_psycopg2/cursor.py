@@ -13,6 +13,7 @@ from psycogreen import _forks, _waiters
 from psycogreen._psycopg2.copy import CopyCursor
 from psycogreen._psycopg2.exclusive import check_free, holder
 from psycogreen._psycopg2.factories import overridden
+from psycogreen._waiting import TIME_SLICE
 
 _fetchall = extensions.cursor.fetchall
 _fetchmany = extensions.cursor.fetchmany
@@ -20,9 +21,6 @@ _next = extensions.cursor.__next__
 
 # The most rows that psycopg2 converts in one call, without a look at the clock.
 _FEW = 100
-
-# Seconds of converting rows after which other greenlets run.
-_TURN = 0.005
 
 # The largest count that FETCH takes. No result has more rows.
 _ALL = 2**31 - 1
@@ -187,12 +185,12 @@ class _Turns:
     def is_over(self) -> bool:
         """Return whether other greenlets should run now. Call this after each *size* rows."""
         now = time.perf_counter()
-        if now - self._looked < _TURN / 4:
+        if now - self._looked < TIME_SLICE / 4:
             self.size *= 2
-        elif now - self._looked > _TURN / 2:
+        elif now - self._looked > TIME_SLICE / 2:
             self.size = max(1, self.size // 2)
         self._looked = now
-        return now - self._begun > _TURN
+        return now - self._begun > TIME_SLICE
 
     def pause(self) -> None:
         """Let other greenlets run."""
