@@ -194,6 +194,7 @@ class TestCelery:
 
         return work
 
+    @compiled
     def test_celery_works_and_stops(self, send, work, pool, loop):
         number = 3 * AT_ONCE
         send(number, 1)
