@@ -9,6 +9,7 @@ import pytest
 from hubs import NAME, ON_ASYNCIO_LOOP
 
 import psycogreen
+from psycogreen import _cancel
 
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(60)]
 
@@ -128,6 +129,7 @@ def test_a_timeout_of_a_signal_handler_ends_the_query_for_which_the_reactor_is_m
     def query():
         with pytest.raises(TimeoutError, match="from a signal handler"):
             hub.spawn(connection.cursor().execute, "SELECT 1").wait()
+        hub.wait_until(lambda: not _cancel._pending)  # the request to cancel is left to this thread's hub
 
     connection = connect()
     monkeypatch.setattr(hub.adapter._Watch, "__init__", struck)
