@@ -222,6 +222,7 @@ cdef class Reactor:
     cdef bint dispatching
     cdef int position
     cdef int count
+    cdef double fetch_until  # until when a batch may follow another; 0 in the first
     cdef poller_event events[BATCH]
 
     def __cinit__(self):
@@ -400,7 +401,7 @@ cdef class Reactor:
         cdef uint64_t token
         cdef uint32_t fd
         # After a fork the batch belongs to the parent, where its greenlets wait.
-        while self.position < self.count and self.forks == forks:
+        while (self.position < self.count or self.fetch_again()) and self.forks == forks:
             token = poller_token(&self.events[self.position])
             self.position += 1
             fd = <uint32_t>token
@@ -417,6 +418,25 @@ cdef class Reactor:
                 # notification. Left armed, the socket would be reported for ever.
                 self.stale = True
         return NULL
+
+    cdef bint fetch_again(self):
+        """Follow the batch by another one if sockets are ready; return whether there are any.
+
+        With many parked greenlets, more sockets are ready when a batch has run. To look
+        again is cheaper than a turn of the hub; TIME_SLICE bounds it.
+        """
+        cdef double now
+        if not self.count or self.parked_count < MANY or self.stale or self.forks != forks:
+            return False
+        now = monotonic()
+        if self.fetch_until == 0:
+            self.fetch_until = now + TIME_SLICE
+        elif now > self.fetch_until:
+            return False
+        self.stale_batches = 0
+        self.position = 0
+        self.count = max(0, poller_fetch(self.poller.fd, self.events, BATCH))
+        return self.count > 0
 
     cdef int park(self, Socket sock, bint direct) except -1:
         """Let other greenlets run until *sock* can be read.
@@ -438,6 +458,8 @@ cdef class Reactor:
                 waiter = self.next_waiter()
                 if waiter == NULL:
                     result = PyGreenlet_Switch(<PyGreenlet *>self.hub_greenlet, NULL, NULL)
+                elif waiter == <PyObject *>sock.waiter:
+                    result = self
                 else:
                     result = PyGreenlet_Switch(<PyGreenlet *>waiter, <PyObject *>self.wake_args, NULL)
             if self.waking is not None:
@@ -473,19 +495,12 @@ cdef class Reactor:
 
     cdef int dispatch(self) except -1:
         """Switch to each greenlet whose socket is ready."""
-        cdef double until = 0
         if self.forks != forks:
             return 0
         self.slice_begun = 0
         if self.greenlet_type is not None and current_greenlet() is not self.hub_greenlet:
             self.hub_greenlet = self.adapter.adopt_greenlet(self.hub)
-        # With many parked greenlets, more sockets are ready when a batch has run.
-        # To look again is cheaper than a turn of the hub; TIME_SLICE bounds it.
-        while self.dispatch_batch() and self.parked_count >= MANY and self.forks == forks:
-            if until == 0:
-                until = monotonic() + TIME_SLICE
-            elif monotonic() > until:
-                break
+        self.dispatch_batches()
         if self.forks == forks and self.keeps_hub_alive and not self.parked_count:
             self.release()
         return 0
@@ -501,10 +516,9 @@ cdef class Reactor:
             self.report(exc)
         return 0
 
-    cdef bint dispatch_batch(self) except -1:
-        """Switch to the greenlets whose sockets are ready now; return whether there were any."""
+    cdef int dispatch_batches(self) except -1:
+        """Switch to the greenlets whose sockets are ready now."""
         cdef PyObject *waiter
-        cdef int count
         if (
             POLLER_READABLE_IS_NEWS
             and self.parked_count == 1
@@ -523,9 +537,10 @@ cdef class Reactor:
                 self.dispatching = False
             return 0
         self.ask_poller = False
+        self.fetch_until = 0
         self.position = 0
-        self.count = count = poller_fetch(self.poller.fd, self.events, BATCH)
-        if count < 0:
+        self.count = poller_fetch(self.poller.fd, self.events, BATCH)
+        if self.count < 0:
             self.count = 0
             if errno == EBADF:
                 self.rebuild()
@@ -545,7 +560,7 @@ cdef class Reactor:
             return 0
         if not self.stale:
             self.stale_batches = 0
-            return count > 0
+            return 0
         # Once can be a connection that an earlier greenlet of the batch closed.
         # Twice is a socket that is closed here but still open in a child process:
         # epoll goes on to report it, and there is no descriptor to remove it by.

@@ -6,6 +6,9 @@ import os
 import greenlet
 import psycopg2
 import pytest
+from support.fake_connections import Pipe
+
+import psycogreen
 
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(60)]
 
@@ -102,3 +105,52 @@ def test_sockets_closed_in_their_own_batch_leave_no_event(hub, pipe, ended_watch
         other.answer()
         task.wait()
     assert not ended_watches  # the reactor did not need a new epoll instance
+
+
+class AnsweredAtOnce(Pipe):
+    """A pipe that is answered between the poll that finds nothing and the park."""
+
+    def poll(self):
+        state = super().poll()
+        if state:
+            self.answer()
+        return state
+
+
+@pytest.mark.skipif(psycogreen.implementation == "python", reason="each wait takes a turn of the hub")
+def test_answers_that_have_come_by_the_end_of_a_batch_need_no_turn_of_the_hub(hub, pipe):
+    turns = 0
+
+    def use(conn, seen):
+        for _ in range(3):
+            hub.wait_callback(conn)
+            seen.append(turns)
+
+    pipes = [pipe(AnsweredAtOnce) for _ in range(4)]
+    # Tried again because other processes on the processor can use up the time slice.
+    for _ in range(50):
+        seen = [[] for _ in pipes]
+        tasks = [hub.spawn(use, *each) for each in zip(pipes, seen, strict=True)]
+        while not all(len(each) == 3 for each in seen):
+            hub.sleep(0)
+            turns += 1
+        for task in tasks:
+            task.wait()
+        if any(len(set(each)) < 3 for each in seen):
+            return
+    pytest.fail("each answer had a turn of its own")
+
+
+@pytest.mark.skipif(psycogreen.implementation == "python", reason="each wait takes a turn of the hub")
+def test_greenlets_that_are_answered_at_once_delay_no_other_greenlet(hub, pipe):
+    def use(conn):
+        while not done:
+            hub.wait_callback(conn)
+
+    done = []
+    tasks = [hub.spawn(use, pipe(AnsweredAtOnce)) for _ in range(8)]
+    with hub.ticker(0.001) as ticker:
+        hub.wait_until(lambda: ticker.ticks > 20)
+    done.append(True)
+    for task in tasks:
+        task.wait()
