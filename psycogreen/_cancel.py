@@ -82,15 +82,16 @@ def cancel(request: "CancelRequest", blocking: bool = False) -> None:
         request.finish(adapter.wait, None)
 
 
-def cancel_in_background(request: "CancelRequest", fd: int) -> None:
+def cancel_in_background(request: "CancelRequest", fd: int | None) -> None:
     """Let *request* be finished in the background; a failure is not reported.
 
     Args:
         request: The request.
-        fd: The descriptor of the connection. Afterwards, the connection can only be closed.
+        fd: The descriptor of the connection, which afterwards can only be closed; None to leave it alone.
     """
-    with contextlib.suppress(OSError):
-        request.take_socket(fd)
+    if fd is not None:
+        with contextlib.suppress(OSError):
+            request.take_socket(fd)
     _finish_in_background(request)
 
 

@@ -52,9 +52,9 @@ def disconnect(conn: Any) -> None:
         os.close(nothing)
 
 
-def warn_of_inherited(conn: Any) -> None:
-    """Warn if *conn*, a green connection that is used in this process, was made in a parent process."""
-    if conn._green_process != current():
+def warn_of_inherited(process: int) -> None:
+    """Warn if process number *process*, which made a connection that is used here, is not this one."""
+    if process != current():
         _setup_warnings.warn_once(
             "a connection that was made before a fork is used in the child process: each of the two processes reads"
             " answers from its socket that are for the other. Make connections after the fork: in gunicorn's"

@@ -157,6 +157,7 @@ cdef class Socket:
     cdef Poll poll  # psycopg2's poll(); NULL where the loop looks up the method
     cdef void *pgconn  # what libpq calls it; NULL where the loop asks psycopg2 instead
     cdef int fd
+    cdef int backend_pid  # of psycopg 3's connections: tells a connection from the one before pgconn.reset()
     cdef uint64_t token  # distinguishes its events from those of an earlier socket with the same number
 
 
@@ -315,7 +316,7 @@ cdef class Reactor:
             if transaction_status != NULL:
                 sock.pgconn = <void *><size_t>(conn.pgconn_ptr or 0)
         if forks and sock.green:
-            _forks.warn_of_inherited(conn)
+            _forks.warn_of_inherited(conn._green_process)
         sock.fd = -1
         self.forget(sock.key)
         self.sockets[sock.key] = sock
@@ -480,7 +481,7 @@ cdef class Reactor:
         return 0
 
     cdef bint has_time(self):
-        """Return whether a greenlet may go on without waiting."""
+        """Return whether a greenlet may go on without waiting. The first call in a turn of the hub starts the clock."""
         cdef double now = monotonic()
         if self.slice_begun == 0:
             self.slice_begun = now

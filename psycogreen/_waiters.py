@@ -53,6 +53,12 @@ def waiter_of(conn: Any) -> Any:
     return waiter if waiter is not None and _root(waiter) is _root(getcurrent()) else None
 
 
+def has_waiter(conn: Any) -> bool:
+    """Return whether a greenlet of any thread waits for *conn*."""
+    ref = waiters.get(id(conn))
+    return ref is not None and ref() is not None
+
+
 def in_use_error(what: str, driver: str = "psycopg2") -> Exception:
     """Return the exception to raise when *what* is called on a connection of *driver*'s that another greenlet uses."""
     error: Exception = importlib.import_module(driver).ProgrammingError(

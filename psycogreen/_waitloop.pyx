@@ -25,6 +25,7 @@ from psycogreen import _forks
 from psycogreen._waiting import end_time_slice as end_time_slice_in_hub
 from psycogreen._waiting import park as park_in_hub
 from psycogreen._waiting import wait_ready
+from psycogreen._waiters import has_waiter as pure_has_waiter
 from psycogreen._waiters import in_use_error
 from psycogreen._waiters import replaced_polls as _replaced_polls
 from psycogreen._waiters import waiter_of as pure_waiter_of
@@ -58,6 +59,10 @@ cdef enum:
     POLL_WRITE = 2
     # libpq's PGTransactionStatusType, and psycopg2's number for it.
     TRANSACTION_ACTIVE = 1
+    # What a generator of psycopg 3's does. It raises exceptions of its own only while it runs.
+    UNSTARTED = 0
+    RUNNING = 1
+    WAITING = 2
     # psycopg2's `connection.status` after the first poll(); it has no name there.
     STATUS_CONNECTING = 20
 
@@ -255,6 +260,18 @@ def waiter_of(conn):
     return pure_waiter_of(conn) if pure_waiters and id(conn) in pure_waiters else None
 
 
+def has_waiter(conn):
+    """See ``_waiters.py``."""
+    cdef Poller *poller = pollers
+    cdef Socket sock
+    while poller != NULL:
+        sock = (<Reactor>poller.reactor).socket(conn) if (<Reactor>poller.reactor).watch is not None else None
+        if sock is not None and sock.waiter is not None:
+            return True
+        poller = poller.next
+    return pure_has_waiter(conn)
+
+
 def wait_callback(adapter):
     """Make a documented stub the wait callback for a hub; see ``_waitloop_py.py``."""
     if not hasattr(adapter, "watch"):
@@ -311,32 +328,43 @@ def wait_callback(adapter):
     return decorate
 
 
-cdef object run_in_reactor(adapter, conn, generator, Reactor reactor, Socket sock, bint direct, bint *waiting):
-    """Run *generator*; return its result. *waiting* is true while an exception would not be the generator's."""
+cdef object run_in_reactor(adapter, conn, generator, Reactor reactor, Socket sock, bint direct, int *state):
+    """Run *generator*; return its result. *state* says what it does."""
     cdef PyObject *answer
     cdef bint woken = False
-    cdef int status, events, now, fd = conn.pgconn.socket
+    cdef int status, events, now, fd, pid
     ready = None
-    if sock.fd != fd or not reactor.is_armed(sock):
+    pgconn = conn.pgconn
+    fd = pgconn.socket
+    pid = pgconn.backend_pid
+    # After pgconn.reset(), another socket may have the number.
+    if sock.fd != fd or sock.backend_pid != pid or not reactor.is_armed(sock):
         if reactor.is_armed(sock):
             reactor.disarm(sock.fd)
         sock.fd = fd
+        sock.backend_pid = pid
+    # Before the first step: an exception raised here must not hide the generator's result.
+    if reactor.slice_begun != 0 and not reactor.has_time():
+        reactor.end_time_slice()
+        if reactor.forks != forks:
+            _forks.abandon(adapter, conn)
+    state[0] = RUNNING
     while True:
         status = PyIter_Send(generator, ready, &answer)
         result = <object>answer
         Py_XDECREF(answer)
-        waiting[0] = True
         if status == PYGEN_RETURN:
-            if not woken and not reactor.has_time():
-                reactor.end_time_slice()
+            if not woken:
+                reactor.has_time()
             return result
+        state[0] = WAITING
         events = result
         if woken:
             reactor.ask_poller = True
         now = ready_events(fd, events) if woken or events != POLL_READ else 0
         if now and reactor.has_time():
             ready = now
-            waiting[0] = False
+            state[0] = RUNNING
             continue
         if events == POLL_READ and (reactor.is_armed(sock) or reactor.arm(sock, fd)):
             reactor.park(sock, direct)
@@ -349,7 +377,7 @@ cdef object run_in_reactor(adapter, conn, generator, Reactor reactor, Socket soc
         woken = True
         if reactor.forks != forks:
             _forks.abandon(adapter, conn)  # a copy, in a child process: the socket is the parent's
-        waiting[0] = False
+        state[0] = RUNNING
 
 
 def generator_wait(adapter, interrupted):
@@ -362,7 +390,8 @@ def generator_wait(adapter, interrupted):
     def wait(conn, generator, interval=None, timeout=None, ended=TimeoutError):
         cdef Reactor reactor
         cdef Socket sock = None
-        cdef bint direct = False, waiting = False
+        cdef bint direct = False
+        cdef int state = UNSTARTED
         if interval is not None or timeout is not None:
             return wait_in_hub(conn, generator, interval, timeout, ended)
         me = current_greenlet()
@@ -374,22 +403,24 @@ def generator_wait(adapter, interrupted):
                 if sock is not None:
                     sock.connecting = False
                     sock.fd_stable = True
+                    if forks:
+                        _forks.warn_of_inherited(getattr(conn.lock, "process", _forks.current()))
         if sock is None:
             return wait_in_hub(conn, generator)
         if sock.waiter is not None and sock.waiter is not me:
             raise in_use_error("wait()", "psycopg")
         sock.waiter = me
         try:
-            return run_in_reactor(adapter, conn, generator, reactor, sock, direct, &waiting)
+            return run_in_reactor(adapter, conn, generator, reactor, sock, direct, &state)
         except BaseException as exc:
             if reactor.forks != forks:
                 _forks.disconnect(conn)
                 raise
-            if waiting or not isinstance(exc, Exception):
+            if state != RUNNING or not isinstance(exc, Exception):
                 # The connection may be closed now, and another file may get the descriptor.
                 if reactor.is_armed(sock):
                     reactor.disarm(sock.fd)
-                interrupted(conn, exc)
+                interrupted(conn, exc, state == UNSTARTED)
             raise
         finally:
             sock.waiter = None

@@ -12,10 +12,10 @@ from weakref import ref
 
 from psycogreen import _forks, _waiters
 from psycogreen._adapter import Adapter
-from psycogreen._waiters import add_waiter, waiter_of, waiters
+from psycogreen._waiters import add_waiter, has_waiter, waiter_of, waiters
 from psycogreen._waiting import POLL_OK, POLL_READ, POLL_WRITE, TRANSACTION_ACTIVE, end_time_slice, park, wait_ready
 
-__all__ = ["generator_wait", "implementation", "poller", "waiter_of", "wait_callback"]
+__all__ = ["generator_wait", "has_waiter", "implementation", "poller", "waiter_of", "wait_callback"]
 
 implementation = "python"
 poller: str | None = None  # it has no reactor
@@ -51,7 +51,7 @@ def wait_callback(adapter: Adapter) -> Callable[[Callable[..., None]], Callable[
                     poll, reader = conn.poll, None
                     green = False
                 if begun and green:
-                    _forks.warn_of_inherited(conn)
+                    _forks.warn_of_inherited(conn._green_process)
                 if reader is not None:
                     hub_greenlet = reader.hub_greenlet
                     # The greenlet may switch to the hub directly only from right below it, and if it runs.
@@ -99,13 +99,13 @@ def wait_callback(adapter: Adapter) -> Callable[[Callable[..., None]], Callable[
     return decorate
 
 
-def generator_wait(adapter: Adapter, interrupted: Callable[[Any, BaseException], None]) -> Callable[..., Any]:
+def generator_wait(adapter: Adapter, interrupted: Callable[[Any, BaseException, bool], None]) -> Callable[..., Any]:
     """Make the function that waits for a generator of psycopg 3's.
 
     Args:
         adapter: The coroutine library.
-        interrupted: A function, called with the connection and the exception before an exception
-            ends the wait of a generator that has not ended.
+        interrupted: A function, called before an exception ends the wait of a generator that has
+            not ended: with the connection, the exception, and whether the generator has not even begun.
     """
 
     def wait(
@@ -128,18 +128,25 @@ def generator_wait(adapter: Adapter, interrupted: Callable[[Any, BaseException],
         key = id(conn)
         begun = _forks.current()
         add_waiter(conn, "psycopg")
-        # Whether an exception was raised here, and not by the generator.
-        waiting = False
+        if begun:
+            _forks.warn_of_inherited(getattr(conn.lock, "process", begun))
+        unstarted = True
+        # Whether an exception would be raised here, and not by the generator.
+        waiting = True
         seconds = interval
         deadline = None if timeout is None else time.monotonic() + timeout
         ready = None
         try:
+            # Before the first step: an exception raised here must not hide the generator's result.
+            end_time_slice(adapter)
+            if _forks.count != begun and _forks.is_copy(begun):
+                _forks.abandon(adapter, conn)
+            unstarted = waiting = False
             while True:
                 try:
                     events = generator.send(ready)
                 except StopIteration as exc:
-                    result = exc.value
-                    break
+                    return exc.value
                 waiting = True
                 if deadline is not None:
                     left = max(0.0, deadline - time.monotonic())
@@ -150,14 +157,11 @@ def generator_wait(adapter: Adapter, interrupted: Callable[[Any, BaseException],
                 waiting = False
                 if deadline is not None and not ready and time.monotonic() >= deadline:
                     raise ended
-            waiting = True
-            end_time_slice(adapter)
-            return result
         except BaseException as exc:
             if _forks.is_copy(begun):
                 _forks.disconnect(conn)
             elif waiting or not isinstance(exc, Exception):
-                interrupted(conn, exc)
+                interrupted(conn, exc, unstarted)
             raise
         finally:
             waiters.pop(key, None)

@@ -28,6 +28,13 @@ def test_forks_in_the_middle_of_operations_take_nothing(dsn: str, handler: str) 
 
 @pytest.mark.skipif(NAME == "asyncio", reason="no loop of asyncio's runs in the child of a fork")
 @pytest.mark.skipif(sys.platform != "linux", reason="measured on Linux")
+def test_forks_beside_psycopg_3_take_nothing(dsn: str) -> None:
+    pytest.importorskip("psycopg")
+    assert run_program("psycopg3_forks", DSN=dsn) == "0 []"
+
+
+@pytest.mark.skipif(NAME == "asyncio", reason="no loop of asyncio's runs in the child of a fork")
+@pytest.mark.skipif(sys.platform != "linux", reason="measured on Linux")
 @pytest.mark.parametrize(("method", "outcome"), [("close", "closed"), ("rollback", "ProgrammingError")])
 def test_child_uses_a_connection_in_a_query_of_the_parent(dsn: str, method: str, outcome: str) -> None:
     assert run_program("fork_then_end", method, DSN=dsn) == outcome

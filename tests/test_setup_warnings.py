@@ -141,11 +141,13 @@ def test_uwsgi_that_does_not_run_the_library_warns(make_green, monkeypatch):
 
 
 @pytest.mark.skipif(NAME == "asyncio", reason="a child process has a new loop")
-def test_a_connection_from_before_a_fork_warns(dsn):
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_a_connection_from_before_a_fork_warns(dsn, driver):
+    pytest.importorskip(driver)
     script = """
         import importlib, os, sys, warnings
-        name, dsn = sys.argv[1:]
-        import psycopg2
+        name, dsn, driver = sys.argv[1:]
+        driver = importlib.import_module(driver)
         hub = importlib.import_module(name)
         importlib.import_module(f"psycogreen.{name}").make_psycopg_green()
 
@@ -158,11 +160,11 @@ def test_a_connection_from_before_a_fork_warns(dsn):
 
         import psycogreen
         warnings.simplefilter("error", psycogreen.SetupWarning)
-        connection = psycopg2.connect(dsn)
+        connection = driver.connect(dsn)
         run(connection)
         pid = os.fork()
         if not pid:
-            run(psycopg2.connect(dsn))
+            run(driver.connect(dsn))
             with warnings.catch_warnings(record=True) as given:
                 warnings.simplefilter("always")
                 run(connection)
@@ -173,7 +175,7 @@ def test_a_connection_from_before_a_fork_warns(dsn):
         run(connection)
         print("parent")
     """
-    child, parent = run_script(script, NAME, dsn).splitlines()
+    child, parent = run_script(script, NAME, dsn, driver).splitlines()
     assert child.startswith("a connection that was made before a fork is used in the child process")
     assert child.count("is used in the child process") == 1
     assert parent == "parent"

@@ -46,13 +46,16 @@ def cancel(conn: Any, adapter: Adapter) -> None:
         raise OperationalError(f"cancellation failed: {exc}") from None
 
 
-def cancel_and_abandon(conn: Any, adapter: Adapter) -> None:
-    """Ask the server in the background to cancel the query of *conn*.
+def cancel_in_background(conn: Any, adapter: Adapter, abandon: bool) -> None:
+    """Ask the server in the background to cancel the query of *conn*. A failure is not reported.
 
-    Afterwards *conn* can only be closed. A failure of the request is not reported.
+    Args:
+        conn: The connection.
+        adapter: The coroutine library.
+        abandon: Nothing waits for *conn* any more, and afterwards it can only be closed.
     """
     try:
         request = _cancel.CancelRequest(adapter, _libpq(), conn.pgconn.pgconn_ptr)
     except (_cancel.CancelError, AttributeError, OSError, RuntimeError):
         return  # no libpq, no server, no descriptor, no thread
-    _cancel.cancel_in_background(request, conn.pgconn.socket)
+    _cancel.cancel_in_background(request, conn.pgconn.socket if abandon else None)

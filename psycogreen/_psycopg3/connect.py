@@ -6,11 +6,13 @@ psycopg itself tries one address after the other, each under its connect_timeout
 import os
 import socket
 import time
+import types
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from psycopg import errors, pq
 
+from psycogreen import _forks
 from psycogreen._adapter import Adapter
 from psycogreen._waiting import wait_ready
 
@@ -37,6 +39,7 @@ def wait_conn(
         timeout: The seconds after which this raises psycopg's _WaitTimeout; None is no limit.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
+    process = _forks.current()
     try:
         ready = None
         while True:
@@ -46,6 +49,8 @@ def wait_conn(
                 return exc.value
             left = interval if deadline is None else min(interval, deadline - time.monotonic())
             ready = wait_ready(adapter, fd, events, max(0.0, left))
+            if _forks.is_copy(process):
+                _forks.abandon(adapter, types.SimpleNamespace(fileno=int(fd).__int__))
             if not ready and deadline is not None and time.monotonic() >= deadline:
                 raise errors._WaitTimeout
     finally:

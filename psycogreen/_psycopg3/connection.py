@@ -4,7 +4,10 @@ psycopg's classes are written in Python, and look up these functions at each cal
 replacement also affects connections made before, and users' own classes.
 """
 
+import _socket
+import contextlib
 import inspect
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +21,7 @@ from psycopg.pq import TransactionStatus
 
 from psycogreen import _waiters
 from psycogreen._adapter import Adapter
-from psycogreen._implementation import generator_wait, waiter_of
+from psycogreen._implementation import generator_wait, has_waiter, waiter_of
 from psycogreen._psycopg3 import cancel as cancelling
 from psycogreen._psycopg3 import connect
 from psycogreen._psycopg3.lock import GreenLock
@@ -34,6 +37,9 @@ _NO_TIMEOUT: Any = float("inf")
 
 # Seconds for the server to end a query after Ctrl-C; the numbers are psycopg's own.
 _END_QUERY_TIMEOUT = 5.0
+
+# psycopg's own words.
+_CLOSED = "the connection is closed"
 
 # The replaced functions, with their parameters in the known releases.
 _KNOWN: dict[str, set[tuple[str, ...]]] = {
@@ -101,8 +107,14 @@ def wait(self: Any, gen: Any, interval: float = _INTERVAL, timeout: float | None
         if interval is None:
             raise ValueError("indefinite wait not supported anymore")
         return _wait(self, gen, interval, None if timeout is _NO_TIMEOUT else timeout, _wait_timeout)
-    except (KeyboardInterrupt, SystemExit):
-        _end_query(self, gen)
+    except BaseException as exc:
+        if isinstance(exc, (KeyboardInterrupt, SystemExit)):
+            _end_query(self, gen)
+        with contextlib.suppress(Exception):
+            gen.close()  # the garbage collector would report what this raises
+        if self._closed and isinstance(exc, OperationalError):
+            self.pgconn.finish()
+            raise OperationalError(_CLOSED) from None
         raise
 
 
@@ -124,27 +136,32 @@ def _end_query(conn: Any, gen: Any) -> None:
             raise
 
 
-def _interrupted(conn: Any, exc: BaseException) -> None:
+def _interrupted(conn: Any, exc: BaseException, unstarted: bool) -> None:
     """End the query of *conn*. The wait loop calls this before *exc* ends the wait."""
     if isinstance(exc, (KeyboardInterrupt, SystemExit)):
         return  # wait() looks after it
     pgconn = conn.pgconn
-    if pgconn.transaction_status == TransactionStatus.ACTIVE:
-        if _cancel:
-            cancelling.cancel_and_abandon(conn, _adapter)
+    active = pgconn.transaction_status == TransactionStatus.ACTIVE
+    if active and _cancel:
+        cancelling.cancel_in_background(conn, _adapter, abandon=True)
+    # If the end of a transaction has not begun, psycopg goes on to count that transaction.
+    if active or unstarted:
         pgconn.finish()
 
 
 def close(self: Any) -> None:
-    """See psycopg. A greenlet in a query on the connection gets OperationalError at once."""
-    if self.closed:
+    """See psycopg. A greenlet or thread in a query on the connection gets OperationalError at once."""
+    if self.closed or getattr(getattr(self, "_pool", None), "close_returns", False):
+        _close(self)
         return
     while (waiter := waiter_of(self)) is not None:
         hub = _adapter.current()
         here = _waiters.getcurrent()
-        if hub is None:
-            break  # a signal handler called this within this thread's wait
         self._closed = True
+        if hub is None:
+            if here is not waiter:  # the event loop of asyncio's in which *waiter* waits does not run now
+                waiter.throw(OperationalError(_CLOSED))
+            break
         if here is _adapter.greenlet(hub):
             _evict(self, waiter)
             _adapter.call_soon(hub, int)  # wakes a hub that sleeps: *waiter* may have scheduled something
@@ -158,14 +175,28 @@ def close(self: Any) -> None:
         else:
             _adapter.call_soon(hub, _evict, self, waiter)
             _adapter.pause()
+    if has_waiter(self):
+        self._closed = True
+        _end_wait(self)
+        if has_waiter(self):
+            return  # the waiter closes the connection
     _close(self)
+
+
+def _end_wait(conn: Any) -> None:
+    """End the wait for *conn* of another thread, or of the code that a signal handler has interrupted."""
+    if _cancel and conn.pgconn.transaction_status == TransactionStatus.ACTIVE:
+        cancelling.cancel_in_background(conn, _adapter, abandon=False)
+    # libpq then reads the end of the data.
+    with contextlib.suppress(OSError), contextlib.closing(_socket.socket(fileno=os.dup(conn.pgconn.socket))) as sock:
+        sock.shutdown(_socket.SHUT_RDWR)
 
 
 def _evict(conn: Any, waiter: Any) -> None:
     """Throw *waiter* out of its query. Call this in the hub's greenlet."""
     can_throw_into = getattr(_adapter, "can_throw_into", None)
     if waiter_of(conn) is waiter and (can_throw_into is None or can_throw_into(_adapter.current(), waiter)):
-        waiter.throw(OperationalError("the connection is closed"))
+        waiter.throw(OperationalError(_CLOSED))
 
 
 def cancel_query(self: Any) -> None:

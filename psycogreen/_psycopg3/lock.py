@@ -5,6 +5,7 @@ import collections
 import contextlib
 from typing import ClassVar
 
+from psycogreen import _forks
 from psycogreen._adapter import Adapter
 from psycogreen._waiting import POLL_READ, wait_ready
 
@@ -34,11 +35,13 @@ class GreenLock:
     Without monkey-patching, that lock would stop the hub.
     """
 
-    __slots__ = ("_free", "_turns")
+    __slots__ = ("_free", "_turns", "process")
 
     adapter: ClassVar[Adapter]
 
     def __init__(self) -> None:
+        #: The number of the process that made the connection.
+        self.process = _forks.current()
         # Holds one object while the lock is free. To append and to pop one is atomic.
         self._free = collections.deque([None])
         self._turns: collections.deque[_Turn] = collections.deque()
@@ -85,6 +88,7 @@ class GreenLock:
 
     def _wait(self, seconds: float | None) -> bool:
         turn = _Turn()
+        process = _forks.current()
         try:
             self._turns.append(turn)
             ours = False
@@ -94,6 +98,7 @@ class GreenLock:
                     ours = True
                 except IndexError:
                     ours = bool(wait_ready(self.adapter, turn.mine.fileno(), POLL_READ, seconds))
+                    _forks.stop_copy(process, self.adapter, turn.mine)  # the turn is the parent process's
             finally:
                 try:
                     self._turns.remove(turn)
