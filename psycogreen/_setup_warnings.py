@@ -78,9 +78,11 @@ def other_library(adapter: str, running: Sequence[str]) -> str | None:
 
 def not_patched(adapter: str) -> str | None:
     """Return the warning about a framework on *adapter*'s library without monkey-patching, or None."""
-    used = [name for module, name in _FRAMEWORKS.items() if module in sys.modules]
-    if not used or adapter not in ("gevent", "eventlet") or _surroundings.threads_are_patched(adapter):
+    if _FRAMEWORKS.keys().isdisjoint(sys.modules.keys()):
+        return None  # at once: each connect() asks this
+    if adapter not in ("gevent", "eventlet") or _surroundings.threads_are_patched(adapter):
         return None
+    used = [name for module, name in _FRAMEWORKS.items() if module in sys.modules]
     patch = "gevent.monkey.patch_all()" if adapter == "gevent" else "eventlet.monkey_patch()"
     return (
         f"{used[0]} is used on {adapter}, and the standard library is not monkey-patched: greenlets share its"

@@ -26,6 +26,9 @@ from psycogreen._setup_warnings import (
 # returns green connections.
 _green_callback: Callable[..., None] | None = None
 
+# The coroutine library of that callback.
+_library = ""
+
 # The arguments of the last call of register().
 _registered: tuple[Callable[..., None], dict[str, object]] | None = None
 
@@ -48,7 +51,7 @@ def register(
         ImportError: psycopg2 is not installed, is too old, or has no wait callbacks.
         TypeError, ValueError: An option has a wrong type or value.
     """
-    global _green_callback, _registered
+    global _green_callback, _library, _registered
     options: dict[str, object] = {"connections": connections, "cancel": cancel, "timeout": timeout}
     _check_options(options)
     may_be_late = "psycopg2" in sys.modules and _registered is None
@@ -71,6 +74,7 @@ def register(
         _replace(sys.modules["psycopg2"], "_connect", _green_connect)
         _replace(extensions, "encrypt_password", green_encrypt_password)
     _green_callback = callback if connections else None
+    _library = str(adapter_of(callback))
     _registered = callback, options
     if timeout is not None:
         timeout_type: Callable[[float], float] = getattr(adapter, "timeout_type", float)
@@ -169,10 +173,10 @@ def _green_connect(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def connect(dsn: str, connection_factory: Any = None, **kwasync: Any) -> Any:
         callback = get_wait_callback()
-        if _green_callback is None or any(kwasync.values()):
+        if _green_callback is None or (kwasync and any(kwasync.values())):
             return original(dsn, connection_factory=connection_factory, **kwasync)
         if callback is not None:
-            if without_arguments(callback) is not _green_callback:
+            if callback is not _green_callback and without_arguments(callback) is not _green_callback:
                 warn_once(foreign_callback(callback))
                 return original(dsn, connection_factory=connection_factory, **kwasync)
             _warn_of_surroundings(GreenConnection._green_adapter)
@@ -183,7 +187,7 @@ def _green_connect(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _warn_of_surroundings(adapter: Adapter) -> None:
     """Warn if a connection that is asked for here will not be green, or not safely so."""
-    name = str(adapter_of(_green_callback))
-    message = not_patched(name) if adapter.current() is not None else other_library(name, _surroundings.hubs())
+    hub = adapter.current()
+    message = not_patched(_library) if hub is not None else other_library(_library, _surroundings.hubs())
     if message is not None:
         warn_once(message)

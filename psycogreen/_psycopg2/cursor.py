@@ -80,7 +80,9 @@ class GreenCursor(CopyCursor, extensions.cursor):  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[Any]:
         """See psycopg2. Other greenlets run while the rows of a large result are iterated."""
-        return self if self.rowcount <= _FEW and self.name is None else _iterate_in_turns(self)
+        if self.rowcount <= _FEW or self.name is not None:  # a named cursor fetches few rows at a time
+            return self
+        return itertools.chain.from_iterable(_parts(self))
 
     def executemany(self, query: Any, vars_list: Iterable[Any]) -> None:
         """See psycopg2.
@@ -138,17 +140,14 @@ def _in_turns(
                 raise psycopg2.ProgrammingError(f"{method} cannot go on: another greenlet used the cursor meanwhile")
 
 
-def _iterate_in_turns(cursor: Any) -> Iterator[Any]:
-    """Yield the rows of *cursor*. If the running greenlet may wait, let other greenlets run now and then."""
+def _parts(cursor: Any) -> Iterator[Iterator[Any]]:
+    """Yield iterators over the next rows of *cursor*. Between two of them, let other greenlets run if that may be."""
+    rows = map(next, itertools.repeat(cursor))
     turns = _Turns(cursor)
-    left = turns.size
-    for row in map(next, itertools.repeat(cursor)):
-        yield row
-        left -= 1
-        if not left:
-            if turns.is_over() and may_wait(cursor.connection):
-                turns.pause()
-            left = turns.size
+    while cursor.rownumber < cursor.rowcount:
+        yield itertools.islice(rows, turns.size)
+        if turns.is_over() and may_wait(cursor.connection):
+            turns.pause()
 
 
 def _named_tuples(fetch: Any) -> Any:
