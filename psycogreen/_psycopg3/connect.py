@@ -6,9 +6,8 @@ psycopg itself tries one address after the other, each under its connect_timeout
 import os
 import socket
 import time
-import types
 from collections.abc import Callable, Generator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg import errors, pq
 
@@ -50,12 +49,21 @@ def wait_conn(
             left = interval if deadline is None else min(interval, deadline - time.monotonic())
             ready = wait_ready(adapter, fd, events, max(0.0, left))
             if _forks.is_copy(process):
-                _forks.abandon(adapter, types.SimpleNamespace(fileno=int(fd).__int__))
+                _forks.abandon(adapter, _Unfinished(fd))
             if not ready and deadline is not None and time.monotonic() >= deadline:
                 raise errors._WaitTimeout
     finally:
         # The traceback of an exception would keep its connection open.
         generator.close()
+
+
+class _Unfinished(NamedTuple):
+    """A connection that is being made: libpq has not given it to psycopg's Connection yet."""
+
+    fd: int
+
+    def fileno(self) -> int:
+        return self.fd
 
 
 class Resolver:
