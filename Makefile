@@ -10,7 +10,7 @@ pip = $(bin)/python -m pip -qq --disable-pip-version-check
 pip_install = $(pip) install --no-compile
 bench_pip = $(bench_bin)/python -m pip -qq --disable-pip-version-check
 coverage = $(abspath $(bin))/coverage
-sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx psycogreen/*.pxi psycogreen/*.[ch] psycogreen/*/*.pyx)
+sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx psycogreen/*.pxi psycogreen/*.[ch] psycogreen/*/*.pyx) psycogreen/_psycopg2/_guard_py.py
 
 .PHONY: demo test test-core test-all test-libpq coverage soak bench bench-check lint dist docs clean
 

@@ -59,6 +59,12 @@ def extensions():
 
     built = [
         Extension("psycogreen._libpq._copyrows", ["psycogreen/_libpq/_copyrows.pyx"], optional=True),
+        Extension(
+            "psycogreen._psycopg2._guard",
+            ["psycogreen/_psycopg2/_guard.pyx"],
+            depends=["psycogreen/_psycopg2/_guard_py.py"],
+            optional=True,
+        ),
         Extension("psycogreen._ugreen", ["psycogreen/_ugreen.c"], optional=True),
     ]
     if poller() == "none":

@@ -214,6 +214,7 @@ cdef class Reactor:
     cdef int parked_count
     cdef Socket last_parked  # the socket on which a greenlet parked last
     cdef Socket waking  # the socket whose greenlet is being switched to
+    cdef object woken  # the greenlet that the dispatch under way has switched to last, if it may wait directly
     cdef double slice_begun  # when a wait first asked for the time in this turn of the hub, 0 if none did
     cdef bint ask_poller  # a greenlet was woken and its socket was not ready: don't guess the next one
     cdef bint keeps_hub_alive
@@ -478,6 +479,8 @@ cdef class Reactor:
                 self.set_ref(False)  # this greenlet was killed, so no dispatch will do it
         if result is not self:
             self.adapter.stray_switch(self.hub, result)
+        if direct:
+            self.woken = sock.waiter
         return 0
 
     cdef bint has_time(self):
@@ -575,6 +578,7 @@ cdef class Reactor:
             PyGreenlet_Switch(<PyGreenlet *>waiter, <PyObject *>self.wake_args, NULL)
         except BaseException as exc:
             self.report(exc)
+        self.woken = None
         return 0
 
     cdef int report(self, exc) except -1:

@@ -124,6 +124,13 @@ cdef object current_greenlet():
     return owned
 
 
+cdef PyObject *parent_of(greenlet):
+    """Return the parent of *greenlet*, borrowed; NULL if it has none."""
+    cdef PyGreenlet *parent = PyGreenlet_GetParent(<PyGreenlet *>greenlet)
+    Py_XDECREF(<PyObject *>parent)  # the greenlet keeps it
+    return <PyObject *>parent
+
+
 cdef Reactor reactor_for(adapter, greenlet_type, me, bint *direct):
     """Return the reactor for *me*, the running greenlet; None if the greenlet must wait through the hub.
 
@@ -131,9 +138,7 @@ cdef Reactor reactor_for(adapter, greenlet_type, me, bint *direct):
     """
     global latest
     cdef Reactor reactor
-    cdef PyGreenlet *parent
-    parent = PyGreenlet_GetParent(<PyGreenlet *>me)
-    Py_XDECREF(<PyObject *>parent)  # the greenlet keeps it
+    cdef PyObject *parent
     if latest != NULL:
         reactor = <Reactor>latest
         if (
@@ -141,10 +146,13 @@ cdef Reactor reactor_for(adapter, greenlet_type, me, bint *direct):
             # hub: the adapter need not be asked.
             reactor.dispatching
             and reactor.thread == PyThread_get_thread_ident()
-            and <PyObject *>parent == <PyObject *>reactor.hub_greenlet
-            and type(me) is reactor.plain_greenlet_type
             and reactor.adapter is adapter
             and reactor.forks == forks
+            and (
+                me is reactor.woken
+                or type(me) is reactor.plain_greenlet_type
+                and parent_of(me) == <PyObject *>reactor.hub_greenlet
+            )
         ):
             direct[0] = True
             return reactor
@@ -159,9 +167,10 @@ cdef Reactor reactor_for(adapter, greenlet_type, me, bint *direct):
     if me is reactor.hub_greenlet:
         return None
     latest = <PyObject *>reactor
+    parent = parent_of(me)
     direct[0] = (
-        <PyObject *>parent == <PyObject *>reactor.hub_greenlet
-        and PyGreenlet_ACTIVE(parent)
+        parent == <PyObject *>reactor.hub_greenlet
+        and PyGreenlet_ACTIVE(<PyGreenlet *>parent)
         and (not hasattr(me, "switch_out") if greenlet_type is None else type(me) is greenlet_type)
     )
     if direct[0]:
@@ -240,6 +249,17 @@ cdef int notify_interrupted(conn) except -1:
     return 0
 
 
+cdef int abandon(conn, Reactor reactor, Socket sock) except -1:
+    """Clean up after an exception has ended the wait. Apart from the wait, because greenlet copies its frame."""
+    if reactor.forks != forks:
+        _forks.disconnect(conn)
+        return 0
+    # psycopg2 now closes the connection, and another file may get the descriptor.
+    if reactor.is_armed(sock):
+        reactor.disarm(sock.fd)
+    return notify_interrupted(conn)
+
+
 def waiter_of(conn):
     """See ``_waiters.py``."""
     cdef Poller *poller = pollers
@@ -312,13 +332,7 @@ def wait_callback(adapter):
                     sock.connecting = False
                     sock.fd_stable = isinstance(conn, psycopg2_connection())
             except BaseException:
-                if reactor.forks != forks:
-                    _forks.disconnect(conn)
-                    raise
-                # psycopg2 now closes the connection, and another file may get the descriptor.
-                if reactor.is_armed(sock):
-                    reactor.disarm(sock.fd)
-                notify_interrupted(conn)
+                abandon(conn, reactor, sock)
                 raise
             finally:
                 sock.waiter = None

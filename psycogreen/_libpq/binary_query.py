@@ -27,7 +27,7 @@ class BinaryQueries:
     fileno(), so these queries wait as ordinary ones do.
 
     psycopg2 does not know of these queries. So the caller must keep other greenlets away
-    from the connection, by `psycogreen._psycopg2.exclusive.exclusive`.
+    from the connection, by `exclusive()` of ``_psycopg2/guard.py``.
     """
 
     def __init__(self, conn: Any) -> None:

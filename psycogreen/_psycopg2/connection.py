@@ -1,6 +1,6 @@
 """The green connection: what it adds to psycopg2's.
 
-GreenConnection inherits from mixins (connecting, large objects) before it inherits
+GreenConnection inherits from mixins (the guard, connecting, large objects) before it inherits
 from psycopg2's class. A mixin overrides psycopg2's methods, calls them by super(),
 and sets ``__slots__ = ()``. ``factories.py`` makes users' own classes green.
 """
@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import functools
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, ClassVar
 
 import psycopg2
@@ -23,58 +22,16 @@ from psycogreen._psycopg2 import cancel
 from psycogreen._psycopg2.connect import Connecting, connect
 from psycogreen._psycopg2.copy import in_copy, leave_copy, replace_poll, restore_poll
 from psycogreen._psycopg2.cursor import DefaultCursor, GreenCursor
-from psycogreen._psycopg2.exclusive import check_free, holder
 from psycogreen._psycopg2.factories import green_factory, make_green, original_factory, overridden
+from psycogreen._psycopg2.guard import Guarded, check_free, holder
 from psycogreen._psycopg2.large_objects import LargeObjects
 from psycogreen._waiting import POLL_READWRITE
 
 _psycopg: Any = extensions.connection
 _cursor = _psycopg.cursor
-# Bound here: a call by these names takes a fraction of the time of super().
-_commit, _rollback, _exit = _psycopg.commit, _psycopg.rollback, _psycopg.__exit__
 
 
-_GUARDED_METHODS = (
-    "commit",
-    "rollback",
-    "reset",
-    "set_session",
-    "set_isolation_level",
-    "set_client_encoding",
-    "tpc_begin",
-    "tpc_prepare",
-    "tpc_commit",
-    "tpc_rollback",
-    "tpc_recover",
-)
-
-
-def _guarded(name: str) -> Any:
-    """Make psycopg2's method *name* raise while another greenlet is in a query."""
-    return _check_free_before(getattr(_psycopg, name), name)
-
-
-def _check_free_before(method: Any, name: str) -> Any:
-    @functools.wraps(method)
-    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
-        check_free(self, name)
-        return method(self, *args, **kwargs)
-
-    return guarded
-
-
-def _guarded_setter(name: str) -> property:
-    """Make setting psycopg2's attribute *name* raise while another greenlet is in a query."""
-    attribute = getattr(_psycopg, name)
-
-    def guarded(self: Any, value: Any) -> None:
-        check_free(self, name)
-        attribute.__set__(self, value)
-
-    return property(attribute.__get__, guarded, doc=attribute.__doc__)
-
-
-class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
+class GreenConnection(Guarded, Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
     """psycopg2's connection, except that no call stops the hub.
 
     While a greenlet waits in a query, psycopg2 holds the connection's mutex. Nearly
@@ -115,47 +72,6 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
             # The exception's traceback may keep this object for long.
             super().close()
             raise
-
-    # Not through _guarded(): these two are called most, and passing on arguments costs time.
-    def commit(self) -> None:
-        """See psycopg2.
-
-        Raises:
-            psycopg2.ProgrammingError: Another greenlet executes a query on
-                this connection.
-        """
-        check_free(self, "commit")
-        _commit(self)
-
-    def rollback(self) -> None:
-        """See psycopg2.
-
-        Raises:
-            psycopg2.ProgrammingError: Another greenlet executes a query on
-                this connection.
-        """
-        check_free(self, "rollback")
-        try:
-            _rollback(self)
-        except psycopg2.OperationalError:
-            if not self._green_end_refused_copy():
-                raise
-            _rollback(self)
-
-    reset = _guarded("reset")
-    set_session = _guarded("set_session")
-    set_isolation_level = _guarded("set_isolation_level")
-    set_client_encoding = _guarded("set_client_encoding")
-    tpc_begin = _guarded("tpc_begin")
-    tpc_prepare = _guarded("tpc_prepare")
-    tpc_commit = _guarded("tpc_commit")
-    tpc_rollback = _guarded("tpc_rollback")
-    tpc_recover = _guarded("tpc_recover")
-
-    autocommit = _guarded_setter("autocommit")
-    isolation_level = _guarded_setter("isolation_level")
-    readonly = _guarded_setter("readonly")
-    deferrable = _guarded_setter("deferrable")
 
     # psycopg2's poll(), for the wait loop. It takes any answer that has come: called by
     # another greenlet, it would leave the one in the query waiting for ever.
@@ -270,26 +186,10 @@ class GreenConnection(Connecting, LargeObjects, _psycopg):  # type: ignore[misc]
             self._green_evicted = True
             other.throw(psycopg2.InterfaceError("connection closed by another greenlet"))
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            _exit(self, exc_type, exc, traceback)
-        except psycopg2.InterfaceError:
-            # *exc* ended the wait for a query, and psycopg2 closed the connection. So
-            # nothing is left to roll back, and *exc* (a kill or a timeout) goes on
-            # instead of this error.
-            if exc is None or isinstance(exc, psycopg2.Error) or not self.closed:
-                raise
-
     @staticmethod
     def _green_wrappers(factory: type) -> dict[str, Any]:
         """Return wrappers, by name, for the methods of *factory*, which may call psycopg2's class by its full name."""
-        wrappers = {
-            name: _check_free_before(method, name)
-            for name in _GUARDED_METHODS
-            if (method := overridden(factory, name)) is not None
-        }
+        wrappers = Guarded._green_guards(factory)
         cursor = overridden(factory, "cursor")
         if cursor is not None:
 

@@ -30,7 +30,7 @@ from psycopg2.extensions import POLL_OK, POLL_READ
 from psycogreen import _forks, _waiters
 from psycogreen._libpq import libpq
 from psycogreen._libpq.copyrows import read_rows, write_rows
-from psycogreen._psycopg2.exclusive import check_free
+from psycogreen._psycopg2.guard import check_free
 from psycogreen._waiting import POLL_READWRITE, TIME_SLICE
 
 # libpq's ExecStatusType.

@@ -11,8 +11,8 @@ from psycopg2 import extensions, extras
 
 from psycogreen import _forks, _waiters
 from psycogreen._psycopg2.copy import CopyCursor
-from psycogreen._psycopg2.exclusive import check_free, holder
 from psycogreen._psycopg2.factories import overridden
+from psycogreen._psycopg2.guard import check_free, holder
 from psycogreen._waiting import TIME_SLICE
 
 _fetchall = extensions.cursor.fetchall

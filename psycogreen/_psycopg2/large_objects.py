@@ -25,8 +25,8 @@ from psycopg2 import extensions
 
 from psycogreen import _forks
 from psycogreen._libpq.binary_query import BinaryQueries, close, may_wait_in_hub
-from psycogreen._psycopg2.exclusive import check_free, exclusive
 from psycogreen._psycopg2.factories import green_factory
+from psycogreen._psycopg2.guard import check_free, exclusive
 
 # Bytes that one query reads or writes. Larger chunks are not faster, and a chunk is in
 # memory three times: here, in libpq's buffer and in the server.
