@@ -1,5 +1,6 @@
 """Nothing is left behind: after many queries, kills and timeouts, all counts are as before."""
 
+import asyncio
 import functools
 import gc
 import os
@@ -32,8 +33,7 @@ def counts(hub):
     hub.wait_until(lambda: not _cancel._pending)
     for _ in range(3):
         hub.sleep(0.05)
-        if NAME == "eventlet":
-            forget_cancelled_timers()
+        forget_cancelled_timers()
         gc.collect()
     return {
         "objects": len(gc.get_objects()),
@@ -45,13 +45,19 @@ def counts(hub):
 
 
 def forget_cancelled_timers():
-    """Make eventlet drop its cancelled timers, which it otherwise keeps until they are due."""
-    import eventlet.hubs
+    """Make the hub drop its cancelled timers. eventlet and asyncio otherwise keep them until they are due."""
+    if NAME == "eventlet":
+        import eventlet.hubs
 
-    hub = eventlet.hubs.get_hub()
-    hub.prepare_timers()
-    hub.timers = sorted((timer for timer in hub.timers if not timer[1].called), key=lambda timer: timer[0])
-    hub.timers_canceled = 0
+        hub = eventlet.hubs.get_hub()
+        hub.prepare_timers()
+        hub.timers = sorted((timer for timer in hub.timers if not timer[1].called), key=lambda timer: timer[0])
+        hub.timers_canceled = 0
+    elif NAME == "asyncio":
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, asyncio.BaseEventLoop):  # uvloop's have none
+            loop._scheduled[:] = sorted(timer for timer in loop._scheduled if not timer.cancelled())
+            loop._timer_cancelled_count = 0
 
 
 def assert_nothing_is_left(hub, work, times):
