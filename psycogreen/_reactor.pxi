@@ -537,6 +537,7 @@ cdef class Reactor:
             self.last_parked.parked = None  # as in next_waiter()
             try:
                 self.wake(<PyObject *>self.last_parked.waiter)
+                self.wake_tasks()
             finally:
                 self.dispatching = False
             return 0
@@ -554,9 +555,10 @@ cdef class Reactor:
         try:
             while True:
                 waiter = self.next_waiter()
-                if waiter == NULL:
+                if waiter != NULL:
+                    self.wake(waiter)
+                elif not self.wake_tasks():
                     break
-                self.wake(waiter)
         finally:
             self.dispatching = False
             self.position = self.count = 0
@@ -580,6 +582,17 @@ cdef class Reactor:
             self.report(exc)
         self.woken = None
         return 0
+
+    cdef bint wake_tasks(self) except -1:
+        """On asyncio, make the tasks go on that wait for a greenlet which has ended; return whether there are any."""
+        cdef int count = self.count
+        if self.greenlet_type is None or self.forks != forks:
+            return False
+        # A greenlet that parks meanwhile has no batch to go on with. It returns to its task.
+        self.position = self.count = 0
+        woken = self.hub.wake_tasks()
+        self.position = self.count = count
+        return woken
 
     cdef int report(self, exc) except -1:
         try:

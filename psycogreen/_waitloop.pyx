@@ -114,6 +114,30 @@ cdef Reactor hub_reactor(adapter, hub, greenlet_type):
     return reactor
 
 
+cdef extern from *:
+    """
+    /* All greenlets of a thread share its C stack. When one goes on, greenlet copies away what
+       others have below the place where that one began. uvloop calls its callbacks with
+       16 KB of arrays on the stack: begun below them, a greenlet leaves them in place. */
+    static PyObject *start_below(PyGreenlet *greenlet)
+    {
+        volatile char room[32768];
+        PyObject *result;
+        room[0] = 0;
+        result = PyGreenlet_Switch(greenlet, NULL, NULL);
+        (void)room[0]; /* it must exist until here */
+        return result;
+    }
+    """
+    object start_below(PyGreenlet *)
+
+
+def start_greenlet(greenlet):
+    """See ``_waitloop_py.py``."""
+    current_greenlet()  # loads greenlet's functions
+    start_below(<PyGreenlet *>greenlet)
+
+
 cdef object current_greenlet():
     """Return the running greenlet."""
     if _PyGreenlet_API == NULL:

@@ -9,7 +9,6 @@ in the same way.
 import _socket
 import _thread
 import asyncio
-import contextlib
 import contextvars
 import errno
 import functools
@@ -26,7 +25,7 @@ except ImportError as exc:
     raise ImportError("psycogreen.asyncio needs greenlet: pip install psycogreen[asyncio]") from exc
 
 from psycogreen._drivers import make_green
-from psycogreen._implementation import wait_callback
+from psycogreen._implementation import start_greenlet, wait_callback
 from psycogreen._waiting import LOOK_AGAIN, POLL_READ, POLL_READWRITE, POLL_WRITE, is_ready
 
 __all__ = ["asyncio_wait_callback", "make_psycopg_green", "patch_psycopg", "spawn"]
@@ -44,11 +43,15 @@ class _LoopState:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        loop._psycogreen = self  # type: ignore[attr-defined]
         here = getcurrent()
         # The greenlet in which the event loop runs.
         self.greenlet = here.parent if _is_sqlalchemys(here) else here
-        # The greenlets of spawn() that have not ended.
-        self.spawned: set[_Greenlet] = set()
+        # The greenlets of spawn(), and those of them that have nothing to do.
+        self.workers: set[_Worker] = set()
+        self.idle: list[_Worker] = []
+        # The jobs that have ended in the callback under way, whose tasks go on at its end.
+        self.ended_jobs: list[_Job] | None = None
         # The waiting greenlets of SQLAlchemy's.
         self.wakeups: dict[greenlet, _TaskWakeup] = {}
         # The greenlets that wait through a _Wake.
@@ -67,15 +70,36 @@ class _LoopState:
         here = getcurrent()
         if here is not self.greenlet:
             self.greenlet = here
-            for spawned in self.spawned:
-                with contextlib.suppress(ValueError):  # *spawned* belongs to another thread
-                    spawned.parent = here
+            for worker in self.workers:
+                try:
+                    worker.parent = here
+                except ValueError:  # *worker* belongs to another thread
+                    self.idle.clear()
         return here
 
     def call(self, fn: Callable[..., object], *args: Any) -> None:
         """Call *fn*, from a callback of the event loop."""
         self.adopt_greenlet()
         fn(*args)
+
+    def wake_tasks(self) -> bool:
+        """Make the tasks that await jobs of `ended_jobs` go on now; return whether there are any.
+
+        Call this in a callback of the event loop.
+        """
+        jobs = self.ended_jobs
+        if not jobs:
+            return False
+        self.ended_jobs = None  # what ends from here on would wait for these tasks
+        jobs.reverse()
+        try:
+            while jobs:
+                jobs.pop().wake()
+        finally:
+            for job in reversed(jobs):  # after KeyboardInterrupt or SystemExit, which end the event loop
+                self.loop.call_soon(job.wake)
+            self.ended_jobs = []
+        return True
 
     def can_throw_into(self, waiter: greenlet) -> bool:
         """Return whether the greenlet *waiter*, which is not running, waits in psycogreen."""
@@ -87,7 +111,7 @@ class _LoopState:
         if _is_sqlalchemys(here):
             return True
         while ancestor is not None:
-            if isinstance(ancestor, _Greenlet):
+            if isinstance(ancestor, _Worker):
                 return True
             ancestor = ancestor.parent
         # Any other greenlet may wait only if a callback of the event loop started it.
@@ -120,8 +144,11 @@ class _LoopState:
         self.adopt_greenlet()
         for wakeup in list(self.wakeups.values()):
             wakeup.abandon(self)
-        for spawned in list(self.spawned):
-            self._end_one(spawned)
+        for worker in list(self.workers):
+            if worker.job is not None:
+                self._end_one(worker)
+        self.workers.clear()
+        self.idle.clear()
         cancel: Any = sys.modules.get("psycogreen._cancel")
         if cancel is not None:
             cancel.finish_left_to(self)
@@ -140,48 +167,103 @@ class _LoopState:
                 _adapter.handle_error(self, died)
 
 
-class _Greenlet(greenlet):  # type: ignore[misc]
-    """The greenlet in which spawn() runs a function. It keeps the function's result or exception."""
+class _Worker(greenlet):  # type: ignore[misc]
+    """A greenlet in which spawn() runs functions, one after the other.
 
-    def __init__(self, loop_state: _LoopState, fn: Callable[[], Any]) -> None:
-        super().__init__()
-        self._loop_state = loop_state
-        self._fn: Callable[[], Any] | None = fn
-        self._exception: BaseException | None = None
-        self._result: Any = None
-        #: Done when the function ends. None until spawn() has something to await.
-        self.ended: asyncio.Future[None] | None = None
-        # The function and its caller see each other's changes of context variables.
-        self.gr_context = getcurrent().gr_context
+    A new greenlet for each function would take longer than most queries.
+    """
 
-    def start(self) -> None:
-        """Start the function. Call this in the greenlet that runs the event loop."""
-        self.parent = self._loop_state.greenlet
-        self.switch()
+    job: "_Job | None" = None
 
     def run(self) -> None:
-        self._loop_state.spawned.add(self)
+        while (job := self.job) is not None:
+            job.run()
+            self.job = None
+            self.gr_context: contextvars.Context | None = None  # the caller's may hold much
+            idle = job.loop_state.idle
+            if len(idle) == _MOST_IDLE:
+                job.loop_state.workers.discard(self)
+                return
+            idle.append(self)
+            del job, idle  # an idle worker must not keep the event loop
+            self.parent.switch()
+
+
+# Workers that an event loop keeps for later jobs.
+_MOST_IDLE = 100
+
+
+class _Job:
+    """A function that runs in a worker. It keeps the function's result or exception.
+
+    It is also what the task of spawn() awaits, in the place of an asyncio.Future. A
+    future would wake the task in the event loop's next turn, and a turn costs more
+    than a query.
+    """
+
+    #: Whether the function has ended.
+    done = False
+    #: The greenlet in which the function runs; None before and after.
+    worker: _Worker | None = None
+
+    _result: Any = None
+    _exception: BaseException | None = None
+    # What the task wants to be called when this is done, and in which context.
+    _wakeup: "tuple[Callable[[_Job], object], contextvars.Context] | None" = None
+    # The arguments of the CancelledError that the task gets instead; None for no such error.
+    _cancelled: tuple[Any, ...] | None = None
+    # A task awaits only what has this attribute. It becomes True when a task is about to await it.
+    _asyncio_future_blocking = False
+
+    def __init__(self, loop_state: _LoopState, fn: Callable[[], Any]) -> None:
+        self.loop_state = loop_state
+        self._fn: Callable[[], Any] | None = fn
+
+    def start(self, context: contextvars.Context | None) -> None:
+        """Run the function in *context* until it waits. Call this in the greenlet that runs the event loop."""
+        loop_state = self.loop_state
+        worker = loop_state.idle.pop() if loop_state.idle else _Worker()
+        if worker.dead:  # somebody threw an exception into it
+            loop_state.workers.discard(worker)
+            worker = _Worker()
+        is_new = not worker
+        if is_new:
+            worker.parent = loop_state.greenlet
+            loop_state.workers.add(worker)
+        # The function and its caller see each other's changes of context variables.
+        worker.gr_context = context
+        worker.job = self
+        self.worker = worker
+        if is_new:
+            start_greenlet(worker)
+        else:
+            worker.switch()
+
+    def run(self) -> None:
         try:
-            assert self._fn is not None
-            self._result = self._fn()
+            self._result = self._fn()  # type: ignore[misc]
         except BaseException as exc:
             self._exception = exc
-        self._fn = None
-        self._loop_state.spawned.discard(self)
-        if self.ended is not None and not self.ended.done():
-            self.ended.set_result(None)
+        self._fn = self.worker = None
+        self.done = True
+        if self._wakeup is not None:
+            if self.loop_state.ended_jobs is not None:
+                self.loop_state.ended_jobs.append(self)
+            else:
+                self.loop_state.loop.call_soon(self.wake)
 
     def interrupt(self, exc: BaseException) -> None:
         """Throw *exc* into the function where it waits. The function then runs until it waits again or ends."""
-        loop_state = self._loop_state
+        loop_state = self.loop_state
         here = getcurrent()
         if here is not loop_state.greenlet:
             if loop_state.loop.is_running():
                 loop_state.loop.call_soon_threadsafe(loop_state.call, self.interrupt, exc)
                 return
-            self.parent = here
-        if not self.dead:
-            self.throw(exc)
+            if self.worker is not None:
+                self.worker.parent = here
+        if self.worker is not None:
+            self.worker.throw(exc)
 
     def outcome(self) -> Any:
         """Return the function's result or raise its exception, once."""
@@ -192,6 +274,38 @@ class _Greenlet(greenlet):  # type: ignore[misc]
             raise exc
         finally:
             del exc  # its traceback holds this frame
+
+    # What a task requires of the thing that it awaits, as asyncio.Future has it.
+
+    def __await__(self) -> Generator[Any, None, None]:
+        self._asyncio_future_blocking = True
+        return iter((self,))  # type: ignore[return-value]
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self.loop_state.loop
+
+    def add_done_callback(self, callback: "Callable[[_Job], object]", *, context: contextvars.Context) -> None:
+        self._wakeup = callback, context
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Make the task go on with a CancelledError."""
+        if self.done or self._cancelled is not None:
+            return False
+        self._cancelled = () if msg is None else (msg,)
+        self.loop_state.loop.call_soon(self.wake)
+        return True
+
+    def result(self) -> None:
+        cancelled, self._cancelled = self._cancelled, None
+        if cancelled is not None:
+            raise asyncio.CancelledError(*cancelled)
+
+    def wake(self) -> None:
+        """Make the task go on, if it awaits this. Call this in the greenlet that runs the event loop."""
+        if self._wakeup is not None:
+            callback, context = self._wakeup
+            self._wakeup = None
+            context.run(callback, self)
 
 
 def _is_sqlalchemys(waiter: Any) -> bool:
@@ -297,7 +411,7 @@ class _Descriptor:
 class _Asyncio:
     """The adapter of asyncio: see `psycogreen._adapter`. Its hub is the `_LoopState` of the running event loop."""
 
-    greenlet_type = _Greenlet
+    greenlet_type = _Worker
 
     def current(self) -> _LoopState | None:
         loop: Any = asyncio._get_running_loop()
@@ -306,7 +420,7 @@ class _Asyncio:
         try:
             loop_state: _LoopState = loop._psycogreen
         except AttributeError:
-            loop_state = loop._psycogreen = _LoopState(loop)
+            loop_state = _LoopState(loop)
         return loop_state
 
     def require_loop(self) -> _LoopState:
@@ -404,7 +518,7 @@ class _Asyncio:
         return loop_state.adopt_greenlet()
 
     def watch(self, loop_state: _LoopState, fd: int, callback: Callable[..., object]) -> "_Watch":
-        return _Watch(loop_state.loop, fd, callback)
+        return _Watch(loop_state, fd, callback)
 
     def handle_error(self, loop_state: _LoopState, exc: BaseException) -> None:
         if isinstance(exc, (KeyboardInterrupt, SystemExit)):
@@ -488,26 +602,38 @@ class _TaskWakeup:
 
 
 class _Watch:
-    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, callback: Callable[..., object]) -> None:
-        self._loop = loop
+    def __init__(self, loop_state: _LoopState, fd: int, callback: Callable[..., object]) -> None:
+        self._loop_state = loop_state
         self._fd = fd
         self._callback = callback
         self._stopped = False
         # In the event loop's own greenlet: see _Descriptor. And in an empty context:
         # otherwise the event loop would keep the context of its first wait.
-        contextvars.Context().run(loop.call_soon, self._start)
+        contextvars.Context().run(loop_state.loop.call_soon, self._start)
 
     def _start(self) -> None:
         if not self._stopped:
-            self._loop.add_reader(self._fd, self._callback)
+            self._loop_state.loop.add_reader(self._fd, self._ready)
+
+    def _ready(self) -> None:
+        loop_state = self._loop_state
+        if not hasattr(loop_state.loop, "_nest_patched"):
+            loop_state.ended_jobs = []
+        # else nest_asyncio may run the event loop again within a task. If the task went on in this
+        # callback, that event loop could not call it.
+        try:
+            self._callback()
+        finally:
+            loop_state.wake_tasks()
+            loop_state.ended_jobs = None
 
     def set_ref(self, awaited: bool) -> None:
         pass  # an event loop runs on, whether it watches something or not
 
     def stop(self) -> None:
         self._stopped = True
-        if not self._loop.is_closed():
-            self._loop.remove_reader(self._fd)
+        if not self._loop_state.loop.is_closed():
+            self._loop_state.loop.remove_reader(self._fd)
 
 
 class _Timeout(BaseException):
@@ -559,29 +685,31 @@ async def spawn(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         RuntimeError: No event loop runs in this thread.
         BaseException: What *fn* raised.
     """
-    asyncio.get_running_loop()
-    loop_state = _adapter.current()
-    assert loop_state is not None
-    spawned = _Greenlet(loop_state, functools.partial(fn, *args, **kwargs))
+    loop_state: _LoopState
+    try:
+        loop_state = asyncio.get_running_loop()._psycogreen  # type: ignore[attr-defined]
+    except AttributeError:
+        loop_state = _LoopState(asyncio.get_running_loop())
+    job = _Job(loop_state, functools.partial(fn, *args, **kwargs))
+    here = getcurrent()
     start = None
-    if getcurrent() is loop_state.greenlet:
-        spawned.start()
+    if here is loop_state.greenlet:
+        job.start(here.gr_context)
     else:  # the first step of an eager task, which runs within another greenlet
-        start = loop_state.loop.call_soon(loop_state.call, spawned.start)
-    while not spawned.dead:
-        spawned.ended = loop_state.loop.create_future()
+        start = loop_state.loop.call_soon(loop_state.call, job.start, here.gr_context)
+    while not job.done:
         try:
-            await spawned.ended
+            await job
         except BaseException as exc:
             if start is not None:
                 start.cancel()
-            if spawned.dead or not spawned:
+            if job.worker is None:  # ended, or not started
                 raise
             if isinstance(exc, GeneratorExit):  # from the coroutine's close(), so nobody awaits the result
-                spawned.interrupt(GreenletExit())
+                job.interrupt(GreenletExit())
                 raise
-            spawned.interrupt(exc)
-    result: T = spawned.outcome()
+            job.interrupt(exc)
+    result: T = job.outcome()
     return result
 
 

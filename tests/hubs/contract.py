@@ -46,6 +46,8 @@ class Hub:
     task_type: type[Task]
     #: The exception with which the library kills a greenlet.
     Kill: type[BaseException] = greenlet.GreenletExit
+    #: Whether later functions may run in the greenlet of one that has ended.
+    keeps_greenlets = False
     #: The library's Timeout class.
     Timeout: Any
     #: The adapter module, such as psycogreen.gevent.

@@ -62,7 +62,11 @@ class AsyncioTask(Task):
         if exc is None or self.greenlet is None:
             self.task.cancel()
         else:
-            own_loop().call_soon(self.greenlet.interrupt, exc() if isinstance(exc, type) else exc)
+            own_loop().call_soon(self._throw, exc)
+
+    def _throw(self, exc: BaseException | type[BaseException]) -> None:
+        if not self.done:
+            self.greenlet.throw(exc)
 
 
 class Timeout(BaseException):
@@ -89,6 +93,7 @@ class Asyncio(Hub):
     task_type = AsyncioTask
     Kill = asyncio.CancelledError
     Timeout = Timeout
+    keeps_greenlets = True
     adapter = psycogreen.asyncio
     wait_callback = staticmethod(psycogreen.asyncio.asyncio_wait_callback)
 
