@@ -185,7 +185,8 @@ def close(self: Any) -> None:
 
 def _end_wait(conn: Any) -> None:
     """End the wait for *conn* of another thread, or of the code that a signal handler has interrupted."""
-    if _cancel and conn.pgconn.transaction_status == TransactionStatus.ACTIVE:
+    if _cancel:
+        # Whether or not the query is ACTIVE: it is so only when the other thread is back from sending it.
         cancelling.cancel_in_background(conn, _adapter, abandon=False)
     # libpq then reads the end of the data.
     with contextlib.suppress(OSError), contextlib.closing(_socket.socket(fileno=os.dup(conn.pgconn.socket))) as sock:
