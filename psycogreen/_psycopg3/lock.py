@@ -59,10 +59,11 @@ class GreenLock:
         if self._free:
             raise RuntimeError("release unlocked lock")
         while True:
-            with contextlib.suppress(IndexError):
-                # The longest waiter gets the lock.
-                self._turns.popleft().come()
-                return
+            if self._turns:
+                with contextlib.suppress(IndexError):
+                    # The longest waiter gets the lock.
+                    self._turns.popleft().come()
+                    return
             self._free.append(None)
             if not self._turns:
                 return
