@@ -14,7 +14,9 @@ over the rounds, and the quartiles, which show how far to trust them. CPU time i
 and system time of the client.
 
 "psycogreen" runs blocking code that makes all of a task's queries in one
-`spawn()`; "psycogreen, spawn each" has a `spawn()` for each query.
+`spawn()`; "psycogreen, spawn each" has a `spawn()` for each query. These two use
+psycopg2; "psycogreen, psycopg 3" uses the synchronous API of psycopg 3, with one `spawn()`
+for each task; "psycopg 3" is its AsyncConnection.
 """
 
 import argparse
@@ -31,7 +33,7 @@ import time
 
 from driver import server
 
-DRIVERS = ("psycogreen", "psycogreen, spawn each", "psycopg 3", "asyncpg", "aiopg")
+DRIVERS = ("psycogreen", "psycogreen, spawn each", "psycogreen, psycopg 3", "psycopg 3", "asyncpg", "aiopg")
 LOOPS = ("asyncio", "uvloop")
 QUERIES = {
     "SELECT 1": "SELECT 1",
@@ -47,17 +49,17 @@ ROUND = 3200
 # so many times.
 
 
-async def psycogreen(dsn, query, each=False):
-    import psycopg2
-
+async def psycogreen(dsn, query, each=False, driver="psycopg2"):
     from psycogreen import implementation
     from psycogreen.asyncio import make_psycopg_green, spawn
 
     assert implementation == "cython", "build psycogreen in place: see above"
     make_psycopg_green()
 
+    connect_blocking = importlib.import_module(driver).connect
+
     def connect():
-        conn = psycopg2.connect(dsn)
+        conn = connect_blocking(dsn)
         conn.autocommit = True
         return conn.cursor()
 
@@ -116,7 +118,9 @@ async def aiopg(dsn, query):
 
 async def client(driver, dsn, query):
     """For each line of standard input, run that number of queries and print their CPU time."""
-    if driver.startswith("psycogreen"):
+    if driver == "psycogreen, psycopg 3":
+        tasks = await psycogreen(dsn, query, driver="psycopg")
+    elif driver.startswith("psycogreen"):
         tasks = await psycogreen(dsn, query, driver != "psycogreen")
     else:
         tasks = await {"psycopg 3": psycopg, "asyncpg": asyncpg, "aiopg": aiopg}[driver](dsn, query)

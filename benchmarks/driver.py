@@ -57,17 +57,19 @@ WORKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A psycogreen on a hub, or blocking psycopg2 if both are None.
+    """A psycogreen on a hub, or the blocking driver.
 
-    *environ* is a tuple of pairs of further environment variables.
+    *environ* is a tuple of pairs of further environment variables. The loop "patched"
+    is the driver's own way, on the monkey-patched hub.
     """
 
     loop: str = "blocking"
     hub: str = "none"
     environ: tuple[tuple[str, str], ...] = ()
+    driver: str = "psycopg2"
 
     def __str__(self):
-        return self.loop if self == BLOCKING else f"{self.hub} {self.loop}"
+        return self.loop if self.hub == "none" else f"{self.hub} {self.loop}"
 
 
 BLOCKING = Variant()
@@ -125,6 +127,8 @@ class Client(contextlib.AbstractContextManager):
         self.connections = connections
         command = [*wrapper, sys.executable, str(HERE / "load.py"), variant.hub]
         command += ["--dsn", dsn, "--connections", str(connections), "--query", query, "--pause", str(pause)]
+        command += ["--driver", variant.driver]
+        command += ["--patched"] if variant.loop == "patched" else []
         command += ["--work", work] if work else []
         command += ["--greenlets", str(greenlets)] if greenlets else []
         self._process = subprocess.Popen(
@@ -132,7 +136,7 @@ class Client(contextlib.AbstractContextManager):
         )
         self.about = self._answer()
         implementation = self.about.get("implementation", "blocking")
-        wanted = {"pure": "python", "compiled": "cython"}.get(variant.loop, variant.loop)
+        wanted = {"pure": "python", "compiled": "cython", "patched": "blocking"}.get(variant.loop, variant.loop)
         if implementation != wanted:
             self.close()
             raise SystemExit(

@@ -12,6 +12,7 @@ strace recognise a round by these calls.
 
 import argparse
 import gc
+import importlib
 import itertools
 import json
 import os
@@ -29,6 +30,8 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("hub", choices=["none", "gevent", "eventlet", "asyncio", "uvloop"])
     parser.add_argument("--dsn", required=True)
+    parser.add_argument("--driver", choices=["psycopg2", "psycopg"], default="psycopg2")
+    parser.add_argument("--patched", action="store_true", help="no psycogreen, but gevent's monkey-patching")
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--query", default="SELECT 1")
     parser.add_argument("--work", choices=WORKS)
@@ -40,10 +43,10 @@ def main():
     if args.hub == "none":
         join_all = one_after_the_other
     else:
-        join_all = green(args.hub, about)
-    import psycopg2
+        join_all = green(args.hub, about, args.patched)
+    driver = importlib.import_module(args.driver)
 
-    connections = [psycopg2.connect(args.dsn) for _ in range(args.connections)]
+    connections = [driver.connect(args.dsn) for _ in range(args.connections)]
     cursors = []
     for conn in connections:
         conn.autocommit = not args.work
@@ -94,12 +97,20 @@ def one_after_the_other(function, cursors, *args):
         function(cursor, *args)
 
 
-def green(hub, about):
-    """Make psycopg2 green on *hub*; return a function that runs another in greenlets."""
+def green(hub, about, patched):
+    """Make the drivers green on *hub*; return a function that runs another in greenlets.
+
+    With *patched*, only patch the standard library.
+    """
     if hub == "gevent":
         import gevent
 
-        from psycogreen.gevent import patch_psycopg
+        if patched:
+            import gevent.monkey
+
+            gevent.monkey.patch_all()
+        else:
+            from psycogreen.gevent import patch_psycopg
 
         about["loop"] = type(gevent.get_hub().loop).__module__
 
@@ -134,6 +145,8 @@ def green(hub, about):
         def join_all(*args):
             loop.run_until_complete(gather(*args))
 
+    if patched:
+        return join_all
     import psycogreen
 
     about["psycogreen"] = psycogreen.__file__
