@@ -2,7 +2,9 @@
 
 Counts instructions for a query with 16 connections (see instructions.py), a connect
 and a transaction (see works.py). The overhead above blocking may be 5 % more than
-recorded.json says. After a change that is worth its price, or an improvement, record
+recorded.json says, and that of eventlet's connect and transaction 12 %: a turn of its hub
+takes 15,000 instructions, and how many turns a work takes depends on which answers arrive
+together. Runs of the same code on one day differed by that much. After a change that is worth its price, or an improvement, record
 it anew:
 
     pip install -r benchmarks/requirements.txt
@@ -21,6 +23,7 @@ from works import cost
 RECORD = HERE / "recorded.json"
 CONNECTIONS = 16
 TOLERANCE = 0.05
+TOLERANCES = {"eventlet, connect": 0.12, "eventlet, transaction": 0.12}
 
 
 def measure(dsn, tree):
@@ -58,13 +61,13 @@ def main():
     for what, figure in overhead.items():
         change = figure / recorded["overhead"][what] - 1
         print(f"{change:+7.1%}  {figure:9,} {recorded['overhead'][what]:9,}  {what}")
-        grown |= change > TOLERANCE
+        grown |= change > TOLERANCES.get(what, TOLERANCE)
     for name, version in recorded["versions"].items():
         here = now["versions"].get(name)
         if here != version:
             print(f"{name}: {here} here, {version} when recorded; the figures may not compare")
     if grown:
-        sys.exit(f"grown by more than {TOLERANCE:.0%}: see benchmarks/check.py")
+        sys.exit("grown by more than is allowed: see benchmarks/check.py")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ from typing import Any
 
 from psycogreen._diagnosis.check import Outcome, check
 from psycogreen._diagnosis.environment import environment, installed_hubs
+from psycogreen._drivers import installed_drivers
 
 
 def main() -> int:
     """Print the report that the arguments ask for; return the exit status, 0 if nothing is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m psycogreen",
-        description="Print what is installed, and what stands in the way of a green psycopg2.",
+        description="Print what is installed, and what stands in the way of a green driver.",
     )
     as_json = {"action": "store_true", "help": "print JSON", "default": argparse.SUPPRESS}
     parser.add_argument("--json", **as_json)  # type: ignore[arg-type]
@@ -24,12 +25,15 @@ def main() -> int:
     checking.add_argument("--json", **as_json)  # type: ignore[arg-type]
     arguments = parser.parse_args()
     if arguments.command == "check":
-        outcomes = [check(hub, arguments.dsn) for hub in installed_hubs()]
+        outcomes = [check(hub, driver, arguments.dsn) for hub in installed_hubs() for driver in installed_drivers()]
         green = bool(outcomes) and all(outcome.green for outcome in outcomes)
         if "json" in arguments:
             print(json.dumps([dataclasses.asdict(outcome) for outcome in outcomes], indent=2))
         else:
-            print("\n".join(map(_outcome_text, outcomes)) or "no hub is installed: pip install psycogreen[gevent]")
+            print(
+                "\n".join(map(_outcome_text, outcomes))
+                or "no hub or no driver is installed: pip install psycogreen[gevent,binary]"
+            )
         return 0 if green else 1
     report = environment()
     print(json.dumps(report, indent=2) if "json" in arguments else _environment_text(report))
@@ -37,10 +41,11 @@ def main() -> int:
 
 
 def _outcome_text(outcome: Outcome) -> str:
+    what = f"{outcome.hub:<12}{outcome.driver:<12}"
     if outcome.error is not None:
-        return f"{outcome.hub:<12}failed: {outcome.error}"
+        return f"{what}failed: {outcome.error}"
     return (
-        f"{outcome.hub:<12}{'the hub kept running' if outcome.green else 'THE HUB STOOD STILL'}:"
+        f"{what}{'the hub kept running' if outcome.green else 'THE HUB STOOD STILL'}:"
         f" {outcome.seconds:.2f} s for the queries, longest pause {outcome.longest_pause:.3f} s"
     )
 

@@ -31,9 +31,9 @@ def make_green(
     wanted = set(_DRIVERS if drivers is None else [drivers] if isinstance(drivers, str) else drivers)
     if not wanted or not wanted <= set(_DRIVERS):
         raise ValueError(f"drivers must be 'psycopg2', 'psycopg' or both, not {drivers!r}")
-    if drivers is None and _is_installed("psycopg") and not _is_installed("psycopg2"):
+    if drivers is None and is_installed("psycopg") and not is_installed("psycopg2"):
         wanted = {"psycopg"}
-    if drivers is not None and "psycopg" in wanted and not _is_installed("psycopg"):
+    if drivers is not None and "psycopg" in wanted and not is_installed("psycopg"):
         raise ImportError("psycopg (3) is not installed: install psycopg[binary], or psycopg[c]")
     if "psycopg2" in wanted:
         from psycogreen._psycopg2.activate import register
@@ -45,7 +45,13 @@ def make_green(
         activate(adapter, cancel)
 
 
-def _is_installed(name: str) -> bool:
+def installed_drivers() -> list[str]:
+    """Return the modules of the drivers that are installed."""
+    return [name for name in _DRIVERS if is_installed(name)]
+
+
+def is_installed(name: str) -> bool:
+    """Return whether the module *name* can be found."""
     try:
         return importlib.util.find_spec(name) is not None
     except ValueError:  # a module without a spec, for example made by a test

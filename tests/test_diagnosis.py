@@ -18,6 +18,8 @@ import psycogreen
 
 # With this, no wait callback gets registered: queries stop the hub.
 STANDS_STILL = "import psycopg2.extensions as e; e.set_wait_callback = lambda callback: None"
+# Python code that hides psycopg 3.
+HIDE = "import sys; sys.modules['psycopg'] = None; "
 
 
 def diagnose(*arguments, **variables):
@@ -147,7 +149,7 @@ def test_the_report_is_printed_as_text(tmp_path):
 @pytest.mark.parametrize(
     ("module", "text", "problem"),
     [
-        ("psycopg2", "raise ModuleNotFoundError(name='psycopg2')", "psycopg2 is not installed. Install psycopg2"),
+        ("psycopg2", HIDE + "raise ModuleNotFoundError(name='psycopg2')", "psycopg2 is not installed. Install"),
         ("psycopg2", "raise ImportError('libpq.so.5')", "psycopg2 can't be imported: libpq.so.5. Install psycopg2"),
     ],
 )
@@ -155,6 +157,25 @@ def test_the_report_says_what_to_do(module, text, problem, tmp_path):
     status, printed = diagnose(**stand_in(tmp_path, module, text))
     assert status == 1
     assert f"PROBLEM     {problem}" in printed
+
+
+@pytest.mark.once
+def test_the_report_and_status_are_content_with_psycopg_3_alone(dsn, tmp_path):
+    without_psycopg2 = stand_in(tmp_path, "psycopg2", "raise ModuleNotFoundError(name='psycopg2')")
+    status, text = diagnose(PGSERVICEFILE="/dev/null", **environment_of(dsn), **without_psycopg2)
+    assert status == 0
+    assert "psycopg2    not installed" in text
+    assert "green       queries, connecting, COPY, cancel" in text
+    script = """
+        import psycopg, psycogreen
+        from psycogreen.gevent import make_psycopg_green
+        print(psycogreen.status().psycopg3, *psycogreen.status().problems)
+        make_psycopg_green(drivers=["psycopg"])
+        print(psycogreen.status().psycopg3, *psycogreen.status().problems)
+    """
+    before, after = run_script(script).splitlines()
+    assert before.startswith("False psycopg 3 is not green. Call make_psycopg_green()")
+    assert after == "True"
 
 
 @pytest.mark.once
@@ -182,14 +203,16 @@ def test_the_report_shows_why_the_compiled_loop_does_not_load(tmp_path):
 def test_check_reports_that_every_hub_keeps_running(dsn):
     status, text = diagnose("check", dsn)
     assert status == 0
-    assert [line.split(":")[0].split(maxsplit=1) for line in text.splitlines()] == [
-        [hub, "the hub kept running"] for hub in ("gevent", "eventlet", "asyncio")
+    assert [line.split(":")[0].split(maxsplit=2) for line in text.splitlines()] == [
+        [hub, driver, "the hub kept running"]
+        for hub in ("gevent", "eventlet", "asyncio")
+        for driver in ("psycopg2", "psycopg")
     ]
 
 
 @pytest.mark.once
 def test_check_reports_a_hub_that_stands_still(dsn, tmp_path):
-    status, text = diagnose("check", dsn, "--json", **stand_in(tmp_path, "sitecustomize", STANDS_STILL))
+    status, text = diagnose("check", dsn, "--json", **stand_in(tmp_path, "sitecustomize", HIDE + STANDS_STILL))
     assert status == 1
     for outcome in json.loads(text):
         assert not outcome["green"]
@@ -201,5 +224,6 @@ def test_check_reports_a_hub_that_stands_still(dsn, tmp_path):
 def test_check_says_why_it_can_not_connect(tmp_path):
     status, text = diagnose("check", f"host={tmp_path} password=secret")
     assert status == 1
-    assert "gevent      failed: OperationalError: connection to server on socket" in text
+    assert "gevent      psycopg2    failed: OperationalError: connection to server on socket" in text
+    assert "gevent      psycopg     failed: OperationalError: " in text
     assert "secret" not in text

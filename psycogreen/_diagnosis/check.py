@@ -15,6 +15,8 @@ class Outcome:
     """The outcome of the check on one hub."""
 
     hub: str
+    #: The driver's module: "psycopg2" or "psycopg".
+    driver: str
     #: Whether the hub kept running.
     green: bool
     #: Seconds that all queries together took; None if they failed.
@@ -25,21 +27,21 @@ class Outcome:
     error: str | None
 
 
-def check(hub: str, dsn: str) -> Outcome:
-    """Connect with *dsn* and make queries on *hub*, beside a ticker."""
+def check(hub: str, driver: str, dsn: str) -> Outcome:
+    """Connect with *dsn* by *driver* and make queries on *hub*, beside a ticker."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", Round.__module__, hub],
+            [sys.executable, "-m", Round.__module__, hub, driver],
             input=dsn,  # not as an argument, which all users can see: the DSN may have a password
             capture_output=True,
             text=True,
             timeout=_PATIENCE,
         )
     except subprocess.TimeoutExpired:
-        return Outcome(hub, False, None, None, f"not done within {_PATIENCE} seconds")
+        return Outcome(hub, driver, False, None, None, f"not done within {_PATIENCE} seconds")
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         error = done.stderr.strip() or f"ended with status {done.returncode}"
-        return Outcome(hub, False, None, None, error.splitlines()[-1])
+        return Outcome(hub, driver, False, None, None, error.splitlines()[-1])
     best = Round(*map(float, lines[-1].split()))
-    return Outcome(hub, best.green, best.seconds, best.longest_pause, None)
+    return Outcome(hub, driver, best.green, best.seconds, best.longest_pause, None)

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycogreen
 from psycogreen import _surroundings
+from psycogreen._drivers import is_installed
 from psycogreen._implementation import why_pure
 
 #: The libraries for which there is an adapter, except uWSGI, which exists only in its own process.
@@ -49,7 +50,7 @@ def installed(package: str) -> str | None:
 
 
 def installed_hubs() -> list[str]:
-    """Return the libraries on which psycopg2 can be green here."""
+    """Return the libraries on which the drivers can be green here."""
     return [name for name in HUBS if installed("greenlet" if name == "asyncio" else name)]
 
 
@@ -60,6 +61,9 @@ def _psycopg2(problems: list[str]) -> dict[str, Any]:
         extensions: Any = import_module("psycopg2.extensions")
     except ImportError as exc:
         absent = isinstance(exc, ModuleNotFoundError) and exc.name == "psycopg2"
+        if absent and is_installed("psycopg"):
+            report["green"] = ["queries", "connecting", "COPY", "cancel"]
+            return report | _server(import_module("psycopg"))
         what = "psycopg2 is not installed" if absent else f"psycopg2 can't be imported: {exc}"
         problems.append(f"{what}. Install psycopg2-binary, or psycopg2 where there is a compiler")
         return report
@@ -76,12 +80,17 @@ def _psycopg2(problems: list[str]) -> dict[str, Any]:
         problems.append(f"COPY and large objects raise NotSupportedError: {exc}")
     else:
         report["green"] += ["COPY", "large objects", "cancel"]
+    return report | _server(psycopg2)
+
+
+def _server(driver: Any) -> dict[str, Any]:
+    """Connect with *driver*; return the server's version, or why there is none."""
     try:
         # Without a timeout, a server that drops packets would cause a wait of minutes.
-        connection = psycopg2.connect("" if "PGCONNECT_TIMEOUT" in os.environ else "connect_timeout=5")
-    except psycopg2.Error as exc:
-        report["connect_error"] = " ".join(str(exc).split())
-    else:
-        report["postgresql"] = connection.get_parameter_status("server_version")
+        connection = driver.connect("" if "PGCONNECT_TIMEOUT" in os.environ else "connect_timeout=5")
+    except driver.Error as exc:
+        return {"connect_error": " ".join(str(exc).split())}
+    try:
+        return {"postgresql": connection.info.parameter_status("server_version")}
+    finally:
         connection.close()
-    return report

@@ -1,6 +1,6 @@
 """The program that check.py runs: queries on one hub, beside a ticker.
 
-The hub is its argument, the DSN its input. It prints the seconds that the queries
+The hub and the driver's module are its arguments, the DSN its input. It prints the seconds that the queries
 took, and the seconds of the hub's longest pause.
 """
 
@@ -36,11 +36,14 @@ class Round:
         return self.longest_pause < _SECONDS / 2 and self.seconds < _SECONDS * _QUERIES / 2
 
 
-def _query(dsn: str, seconds: float) -> None:
-    import psycopg2
-    from psycopg2.extensions import make_dsn, parse_dsn
-
-    connection = psycopg2.connect(dsn if "connect_timeout" in parse_dsn(dsn) else make_dsn(dsn, connect_timeout=10))
+def _query(driver: str, dsn: str, seconds: float) -> None:
+    if driver == "psycopg2":
+        from psycopg2.extensions import make_dsn, parse_dsn
+    else:
+        from psycopg.conninfo import conninfo_to_dict as parse_dsn
+        from psycopg.conninfo import make_conninfo as make_dsn
+    connect = import_module(driver).connect
+    connection = connect(dsn if "connect_timeout" in parse_dsn(dsn) else make_dsn(dsn, connect_timeout=10))
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_sleep(%s)", (seconds,))
@@ -118,20 +121,21 @@ def _on_asyncio(queries: list[Callable[[], None]]) -> Round:
     return ticker.end()
 
 
-def _best_round(hub: str, dsn: str) -> Round:
+def _best_round(hub: str, driver: str, dsn: str) -> Round:
     import_module(f"psycogreen.{hub}").make_psycopg_green()
+    query = functools.partial(_query, driver, dsn, _SECONDS)
     run: Callable[[list[Callable[[], None]]], Round] = globals()[f"_on_{hub}"]
-    run([functools.partial(_query, dsn, 0)])  # imports modules, which takes long
-    best = run([functools.partial(_query, dsn, _SECONDS)] * _QUERIES)
+    run([functools.partial(_query, driver, dsn, 0)])  # imports modules, which takes long
+    best = run([query] * _QUERIES)
     for _ in range(_ROUNDS - 1):
         if not best.green:
-            best = min(best, run([functools.partial(_query, dsn, _SECONDS)] * _QUERIES), key=lambda r: r.longest_pause)
+            best = min(best, run([query] * _QUERIES), key=lambda r: r.longest_pause)
     return best
 
 
 if __name__ == "__main__":
     try:
-        best = _best_round(sys.argv[1], sys.stdin.read())
+        best = _best_round(sys.argv[1], sys.argv[2], sys.stdin.read())
     except Exception as exc:
         sys.exit(" ".join(f"{type(exc).__name__}: {exc}".split()))
     print(best.seconds, best.longest_pause)

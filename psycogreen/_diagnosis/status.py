@@ -18,6 +18,8 @@ from psycogreen._setup_warnings import (
     other_library,
 )
 
+_ADVICE = "Call make_psycopg_green() of the module of psycogreen for the library that runs here"
+
 
 @dataclass(frozen=True)
 class Status:
@@ -43,8 +45,8 @@ class Status:
     green_connections: int
     #: Open connections that are not green: made before ``make_psycopg_green()``, or not by ``psycopg2.connect()``.
     other_connections: int
-    #: Whether psycopg 3, which psycogreen leaves alone, is imported.
-    psycopg3: bool
+    #: Whether psycopg 3 is green; None if it is not imported.
+    psycopg3: bool | None
     #: The problems, each with advice.
     problems: tuple[str, ...]
 
@@ -65,7 +67,7 @@ def status() -> Status:
         monkey_patched=_surroundings.monkey_patched(),
         green_connections=green,
         other_connections=other,
-        psycopg3="psycopg" in sys.modules,
+        psycopg3=_psycopg3(),
         problems=tuple(_problems(callback, adapter, hubs, other if connections else 0)),
     )
 
@@ -83,14 +85,19 @@ def _psycopg2() -> tuple[Any, bool, int, int]:
     return callback, makes_green, green, len(connections) - green
 
 
+def _psycopg3() -> bool | None:
+    """Return whether psycopg 3 is green, None if it is not imported."""
+    connection = getattr(sys.modules.get("psycopg"), "Connection", None)
+    return None if connection is None else hasattr(connection, "_psycogreen")
+
+
 def _problems(callback: Any, adapter: str | None, hubs: Sequence[str], other: int) -> Iterator[str]:
     if "psycopg2" not in sys.modules:
+        if _psycopg3() is False:
+            yield "psycopg 3 is not green. " + _ADVICE
         return
     if callback is None:
-        yield (
-            "psycopg2 blocks: no wait callback is registered."
-            " Call make_psycopg_green() of the module of psycogreen for the library that runs here"
-        )
+        yield ("psycopg2 blocks: no wait callback is registered. " + _ADVICE)
     elif adapter is None:
         yield foreign_callback(callback)
     else:
