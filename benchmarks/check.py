@@ -4,8 +4,8 @@ Counts instructions for a query with 16 connections (see instructions.py), a con
 and a transaction (see works.py). The overhead above blocking may be 5 % more than
 recorded.json says, and that of eventlet's connect and transaction 12 %: a turn of its hub
 takes 15,000 instructions, and how many turns a work takes depends on which answers arrive
-together. Runs of the same code on one day differed by that much. After a change that is worth its price, or an improvement, record
-it anew:
+together. Runs of the same code on one day differed by that much. After a change that is
+worth its price, or an improvement, record it anew:
 
     pip install -r benchmarks/requirements.txt
     python setup.py build_ext --inplace
