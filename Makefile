@@ -12,7 +12,7 @@ bench_pip = $(bench_bin)/python -m pip -qq --disable-pip-version-check
 coverage = $(abspath $(bin))/coverage
 sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx psycogreen/*.pxi psycogreen/*.[ch] psycogreen/*/*.pyx) psycogreen/_psycopg2/_guard_py.py
 
-.PHONY: demo test test-core test-all test-libpq coverage soak bench bench-check lint dist docs clean
+.PHONY: demo test test-core test-all test-libpq coverage sanitize soak bench bench-check lint dist docs clean
 
 demo: $(VENV)/demo-installed
 	@$(bin)/python tests/demo.py
@@ -40,6 +40,16 @@ coverage: .venvs/coverage/installed
 	-cd $(<D) && $(coverage) run $(abspath tests/run_matrix.py) --core -m "not once and not heavy"
 	cd $(<D) && $(coverage) combine --quiet
 	cd $(<D) && $(coverage) report --show-missing --skip-empty
+
+# The tests of the compiled modules under AddressSanitizer and UndefinedBehaviorSanitizer.
+# greenlet copies C stacks, so variables on the stack can't be watched.
+sanitize: .venvs/sanitized/installed
+	for run in "compiled on gevent" "compiled on eventlet" "compiled on asyncio (asyncio)"; do \
+	    PYTHONPATH=$(abspath $(<D)) PYTHONMALLOC=malloc \
+	    LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
+	    ASAN_OPTIONS=detect_leaks=0:replace_intrin=0:detect_stack_use_after_return=0 \
+	    $(bin)/python tests/run_matrix.py --only "$$run" -m "(core or hub) and not once and not heavy" || exit 1; \
+	done
 
 # Everything goes wrong at full load, for half an hour or for SOAK_MINUTES.
 SOAK_MINUTES ?= 30
@@ -109,6 +119,16 @@ $(VENV)/dev-installed: $(VENV)/pip-installed $(sources)
 	    CFLAGS="-O1 -DCYTHON_TRACE_NOGIL=1" \
 	    $(abspath $(bin))/cythonize --inplace --quiet -X linetrace=True $$(find psycogreen -name '*.pyx')
 	cp pyproject.toml $(@D)
+	@touch $@
+
+.venvs/sanitized/installed: $(VENV)/dev-installed $(shell find psycogreen -name '*.p[yx]*')
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	cp -r psycogreen setup.py pyproject.toml README.md LICENSE $(@D)
+	find $(@D) -name '*.so' -delete
+	cd $(@D) && CPATH=$$($(abspath $(bin))/python -c 'import greenlet; print(greenlet.__path__[0])') \
+	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined --param asan-stack=0" \
+	    LDFLAGS="-fsanitize=address,undefined" $(abspath $(bin))/python setup.py -q build_ext --inplace
 	@touch $@
 
 # With its plugin greenlet. Compiled, which takes half a minute: a wheel that pip has kept may be one without.
