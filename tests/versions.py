@@ -64,7 +64,7 @@ ROWS = [
     Row("3.12", server="17.11.0"),
     Row("3.12", ("psycopg2==2.9.13",), libpq="15.19.0"),
     Row("3.12", ("psycopg2==2.9.13",), libpq="16.15.0"),
-    Row("3.12", ("psycopg2==2.9.13",), libpq="17.11.0"),
+    Row("3.12", ("psycopg2==2.9.13",), libpq="18.6.0"),
 ]
 
 # What a row of the table shows of an environment.
