@@ -480,7 +480,14 @@ cdef class Reactor:
         if result is not self:
             self.adapter.stray_switch(self.hub, result)
         if direct:
-            self.woken = sock.waiter
+            self.set_woken(sock.waiter)
+        return 0
+
+    cdef int set_woken(self, waiter) except -1:
+        # The old one is dropped last, at the end of this function: that may be its end, and the code
+        # that it then runs may come here.
+        old = self.woken
+        self.woken = waiter
         return 0
 
     cdef bint has_time(self):
@@ -580,7 +587,8 @@ cdef class Reactor:
             PyGreenlet_Switch(<PyGreenlet *>waiter, <PyObject *>self.wake_args, NULL)
         except BaseException as exc:
             self.report(exc)
-        self.woken = None
+        finally:
+            self.set_woken(None)
         return 0
 
     cdef bint wake_tasks(self) except -1:

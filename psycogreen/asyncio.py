@@ -94,7 +94,8 @@ class _LoopState:
         jobs.reverse()
         try:
             while jobs:
-                jobs.pop().wake()
+                jobs[-1].wake()
+                jobs.pop()
         finally:
             for job in reversed(jobs):  # after KeyboardInterrupt or SystemExit, which end the event loop
                 self.loop.call_soon(job.wake)
@@ -261,7 +262,11 @@ class _Job:
                 loop_state.loop.call_soon_threadsafe(loop_state.call, self.interrupt, exc)
                 return
             if self.worker is not None:
-                self.worker.parent = here
+                try:
+                    self.worker.parent = here
+                except ValueError:  # another thread's: the event loop's next run throws *exc*
+                    loop_state.loop.call_soon_threadsafe(loop_state.call, self.interrupt, exc)
+                    return
         if self.worker is not None:
             self.worker.throw(exc)
 
@@ -290,6 +295,8 @@ class _Job:
     def cancel(self, msg: Any = None) -> bool:
         """Make the task go on with a CancelledError."""
         if self.done or self._cancelled is not None:
+            # A signal handler may have raised an exception where the task should have been woken.
+            self.loop_state.loop.call_soon(self.wake)
             return False
         self._cancelled = () if msg is None else (msg,)
         self.loop_state.loop.call_soon(self.wake)
@@ -404,7 +411,9 @@ class _Descriptor:
             if not self._loop_state.loop.is_closed():
                 self._loop_state.loop.remove_reader(self._duplicate)
                 self._loop_state.loop.remove_writer(self._duplicate)
-            os.close(self._duplicate)
+            # First: after an exception of a signal handler, this may be called again.
+            duplicate, self._duplicate = self._duplicate, -1
+            os.close(duplicate)
         self._loop_state.ended.discard(self)
 
 
@@ -624,8 +633,10 @@ class _Watch:
         try:
             self._callback()
         finally:
-            loop_state.wake_tasks()
-            loop_state.ended_jobs = None
+            try:
+                loop_state.wake_tasks()
+            finally:
+                loop_state.ended_jobs = None
 
     def set_ref(self, awaited: bool) -> None:
         pass  # an event loop runs on, whether it watches something or not
@@ -694,7 +705,12 @@ async def spawn(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     here = getcurrent()
     start = None
     if here is loop_state.greenlet:
-        job.start(here.gr_context)
+        try:
+            job.start(here.gr_context)
+        except BaseException as exc:  # a signal handler's, when the function waits already
+            if job.worker is not None:
+                job.interrupt(exc)
+            raise
     else:  # the first step of an eager task, which runs within another greenlet
         start = loop_state.loop.call_soon(loop_state.call, job.start, here.gr_context)
     while not job.done:

@@ -1,8 +1,8 @@
 """Run the suite once for each combination of loop and hub.
 
 ``python tests/run_matrix.py`` runs {compiled, pure} x {gevent, eventlet} in
-full. With the compiled loop, the tests marked "core" or "hub" and not "heavy" run on
-asyncio and uvloop, and of these only "hub" on gevent's other loops and eventlet's
+full. With the compiled loop, the tests marked "core", "hub" or "library" and not "heavy"
+run on asyncio and uvloop, and of these only "hub" on gevent's other loops and eventlet's
 other hubs. With the pure loop, those marked "core" run on asyncio. The tests marked
 "once" are a run of their own. Those marked "one_loop" run with one of the two loops.
 ``--core`` runs only the tests marked "core", on the four combinations and with
@@ -88,8 +88,8 @@ def combinations(core: bool, pure_only: bool, everything: bool) -> list[tuple[st
     runs.insert(0, (f"once, {title}", environment, "once"))
     if not pure_only:
         for hub, chosen in ASYNCIO + OTHER_LOOPS + OTHER_HUBS:
-            chosen_tests = "" if everything else "(core or hub) and " if hub == "asyncio" else "hub and "
-            add("compiled", hub, f"{chosen_tests}not once and not heavy", **chosen)
+            chosen_tests = "(core or hub or library) and " if hub == "asyncio" else "hub and "
+            add("compiled", hub, f"{'' if everything else chosen_tests}not once and not heavy", **chosen)
     return runs
 
 

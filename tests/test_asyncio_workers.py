@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import gc
+import threading
 import weakref
 
 import pytest
@@ -12,6 +13,7 @@ if NAME != "asyncio":
     pytest.skip("for the hub asyncio", allow_module_level=True)
 
 import greenlet
+import psycopg2
 from hubs.on_asyncio import event_loops
 from support.coroutines import query, warm
 from support.processes import run_program
@@ -188,3 +190,36 @@ def test_tasks_go_on_after_another_has_ended_the_event_loop(error, hub, green, c
 
 def test_tasks_go_on_where_an_event_loop_runs_within_them(dsn):
     assert run_program("asyncio_nested", DSN=dsn) == str([[7, 0, 1, 2, 8]] * 4)
+
+
+def test_jobs_end_after_system_exit_in_a_greenlet_and_in_a_task_of_one_batch(dsn):
+    assert run_program("asyncio_system_exit", DSN=dsn) == "ends"
+
+
+def test_a_coroutine_closed_in_another_thread_ends_its_query_in_the_next_run(green, hub, dsn):
+    def run():
+        loop = event_loops().new_event_loop()
+        connection = loop.run_until_complete(spawn(psycopg2.connect, dsn))
+        outcomes = []
+
+        def fn():
+            try:
+                query(connection, "SELECT pg_sleep(60)")
+            except greenlet.GreenletExit:
+                outcomes.append("ended")
+                raise
+
+        coroutine = spawn(fn)
+
+        async def begin():
+            coroutine.send(None)
+
+        loop.run_until_complete(begin())
+        thread = threading.Thread(target=coroutine.close)
+        thread.start()
+        thread.join()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        return outcomes, connection.closed
+
+    assert hub.run_in_thread(run) == (["ended"], 2)

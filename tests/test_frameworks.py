@@ -36,7 +36,6 @@ whole = pytest.mark.one_loop
         ("sqlalchemy_pool", "sqlalchemy"),
         ("sqlalchemy_kills", "sqlalchemy"),
         ("sqlalchemy_in_mid_query", "sqlalchemy"),
-        pytest.param("sqlalchemy_orm", "sqlalchemy", marks=whole),
         pytest.param("peewee_pools", "peewee", marks=whole),
         pytest.param("psycopg2_pools", "psycopg2", marks=whole),
     ],
@@ -44,7 +43,37 @@ whole = pytest.mark.one_loop
 def test_a_program_of_a_framework_succeeds(program: str, framework: str, dsn: str) -> None:
     """The docstring of each program says what it does and checks."""
     pytest.importorskip(framework)
-    run_program(program, DSN=dsn, PYTHONPATH=WITHOUT_PSYCOPG3)
+    run_program(program, DSN=dsn, DRIVER="psycopg2", PYTHONPATH=WITHOUT_PSYCOPG3)
+
+
+@pytest.mark.heavy
+@whole
+@pytest.mark.parametrize(
+    ("program", "module", "pool"),
+    [
+        ("django_requests", "django", ""),
+        ("django_requests", "django", "with psycopg's pool"),
+        ("django_close_and_kill", "django", ""),
+        ("django_close_and_kill", "django", "with psycopg's pool"),
+        ("django_orm", "django", ""),
+        ("sqlalchemy_pool", "sqlalchemy", ""),
+        ("sqlalchemy_kills", "sqlalchemy", ""),
+        ("sqlalchemy_in_mid_query", "sqlalchemy", ""),
+        ("psycopg3_pool", "psycopg_pool", ""),
+    ],
+)
+def test_a_program_succeeds_with_psycopg_3(program: str, module: str, pool: str, dsn: str) -> None:
+    pytest.importorskip(module)
+    run_program(program, DSN=dsn, DRIVER="psycopg", POOL=pool)
+
+
+@pytest.mark.heavy
+@whole
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_sqlalchemys_orm_succeeds(driver: str, tls_dsn: str) -> None:
+    """On the server that allows two phases."""
+    pytest.importorskip("sqlalchemy")
+    run_program("sqlalchemy_orm", DSN=tls_dsn, DRIVER=driver)
 
 
 @pytest.fixture
@@ -72,18 +101,19 @@ def example(stack: str, hub: str, variables: dict[str, str]) -> AbstractContextM
 @pytest.mark.once
 @pytest.mark.parametrize("hub", ["gevent", "eventlet"])
 @pytest.mark.parametrize(
-    "stack, results",
+    "stack, results, url",
     [
-        ("sqlalchemy", [6 * n for n in range(40)]),
-        ("peewee", [1] * 40),
-        ("psycopg2_pool", [2 * n for n in range(40)]),
+        ("sqlalchemy", [6 * n for n in range(40)], "postgresql+psycopg2://"),
+        ("sqlalchemy", [6 * n for n in range(40)], "postgresql+psycopg://"),
+        ("peewee", [1] * 40, ""),
+        ("psycopg2_pool", [2 * n for n in range(40)], ""),
     ],
 )
 def test_an_example_overlaps_its_queries(
-    stack: str, results: list[int], hub: str, libpq_variables: dict[str, str]
+    stack: str, results: list[int], url: str, hub: str, libpq_variables: dict[str, str]
 ) -> None:
     pytest.importorskip(stack.partition("_")[0])
-    with example(stack, hub, libpq_variables) as process:
+    with example(stack, hub, {**libpq_variables, "DATABASE_URL": url}) as process:
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     numbers, elapsed = out.splitlines()
@@ -110,9 +140,10 @@ def get(url: str) -> str:
 
 @pytest.mark.once
 @pytest.mark.parametrize("hub", ["gevent", "eventlet"])
-def test_the_django_example_overlaps_its_requests(hub: str, libpq_variables: dict[str, str]) -> None:
+@pytest.mark.parametrize("path", [WITHOUT_PSYCOPG3, ""], ids=["psycopg2", "psycopg"])
+def test_the_django_example_overlaps_its_requests(hub: str, path: str, libpq_variables: dict[str, str]) -> None:
     pytest.importorskip("django")
-    with served("django", hub, libpq_variables) as url, ThreadPoolExecutor(20) as browsers:
+    with served("django", hub, {**libpq_variables, "PYTHONPATH": path}) as url, ThreadPoolExecutor(20) as browsers:
         started = time.monotonic()
         pages = list(browsers.map(get, [f"{url}/visit/somebody"] * 20))
         took = time.monotonic() - started

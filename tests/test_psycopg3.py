@@ -18,7 +18,7 @@ from psycogreen import _cancel
 
 psycopg = pytest.importorskip("psycopg")
 
-pytestmark = [pytest.mark.hub, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.library, pytest.mark.timeout(60)]
 
 # The longest pause of a hub, in seconds.
 AT_ONCE = 0.05
@@ -58,6 +58,7 @@ def start(hub: Hub, executing: Any, conns: list[Any], query: str) -> list[Any]:
 
 
 @pytest.mark.core
+@pytest.mark.hub
 def test_queries_wait_at_the_same_time(hub: Hub, connect: Any) -> None:
     conns = [connect() for _ in range(20)]
     begun = time.monotonic()

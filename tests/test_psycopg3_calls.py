@@ -260,6 +260,25 @@ def test_a_connection_that_was_reset_uses_its_new_socket(hub: Hub, connect: Any)
     assert hub.run(conn.execute, "SELECT 1").fetchone() == (1,)
 
 
+def test_another_connection_recovers_a_prepared_transaction(hub: Hub, connect: Any, tls_dsn: str) -> None:
+    def prepare(name: str) -> None:
+        conn = connect(tls_dsn)
+        conn.tpc_begin(name)
+        conn.execute("SELECT pg_sleep(0.1)")
+        conn.tpc_prepare()
+        conn.close()
+
+    with hub.ticker() as ticker:
+        for task in [hub.spawn(prepare, name) for name in ("psycogreen 1", "psycogreen 2")]:
+            task.wait()
+        conn = connect(tls_dsn)
+        xids = {str(xid): xid for xid in hub.run(conn.tpc_recover)}
+        hub.run(conn.tpc_commit, xids["psycogreen 1"])
+        hub.run(conn.tpc_rollback, "psycogreen 2")
+        assert not xids.keys() & {str(xid) for xid in hub.run(conn.tpc_recover)}
+    assert ticker.longest_gap < AT_ONCE
+
+
 def test_close_in_one_thread_ends_the_query_in_another(hub: Hub, connect: Any, executing: Any) -> None:
     def query(conn: Any) -> str:
         try:

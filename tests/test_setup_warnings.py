@@ -15,7 +15,7 @@ import psycogreen
 from psycogreen import SetupWarning, _setup_warnings
 from psycogreen._psycopg2 import activate
 
-pytestmark = pytest.mark.hub
+pytestmark = pytest.mark.library
 
 OTHER = "eventlet" if NAME == "gevent" else "gevent"
 

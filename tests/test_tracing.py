@@ -14,7 +14,7 @@ from support.processes import ROOT, child_environment
 import psycogreen
 from psycogreen.tracing import trace_waits
 
-pytestmark = pytest.mark.hub
+pytestmark = pytest.mark.library
 
 
 @pytest.fixture

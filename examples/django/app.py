@@ -1,6 +1,7 @@
 """A Django project in one file, without code for greenlets.
 
-libpq's variables (PGHOST, PGUSER, PGDATABASE...) name the server.
+libpq's variables (PGHOST, PGUSER, PGDATABASE...) name the server. The driver is psycopg 3 if
+it is installed, or else psycopg2: Django decides so.
 """
 
 import os

@@ -1,14 +1,17 @@
 """SQLAlchemy, its ORM and its pool, without code for greenlets.
 
-libpq's variables (PGHOST, PGUSER, PGDATABASE...) name the server.
+libpq's variables (PGHOST, PGUSER, PGDATABASE...) name the server. The driver is psycopg2,
+or psycopg 3 with DATABASE_URL=postgresql+psycopg:// in the environment.
 """
+
+import os
 
 from sqlalchemy import ForeignKey, create_engine, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
-# With "+psycopg2", because from SQLAlchemy 2.1 on, plain "postgresql://" means psycopg 3.
+# With the driver's name, because plain "postgresql://" means psycopg2 before SQLAlchemy 2.1 and psycopg 3 since.
 # A greenlet waits for the pool while all five connections are in use.
-engine = create_engine("postgresql+psycopg2://", pool_size=5, max_overflow=0)
+engine = create_engine(os.environ.get("DATABASE_URL", "postgresql+psycopg2://"), pool_size=5, max_overflow=0)
 
 
 class Base(DeclarativeBase):

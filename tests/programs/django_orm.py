@@ -3,8 +3,8 @@
 import gc
 import os
 
-import with_django  # noqa: F401
 from patched import spawn, until, wait
+from with_django import pooled
 
 # isort: split
 import django.db
@@ -108,7 +108,8 @@ try:
             cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE pid = %s", [pid])
             return cursor.fetchone()[0] == 0
 
-    until(ended)
+    if not pooled:
+        until(ended)
 finally:
     with connection.schema_editor() as editor:
         editor.delete_model(Account)

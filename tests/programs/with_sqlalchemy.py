@@ -1,22 +1,28 @@
-"""SQLAlchemy on the monkey-patched hub, set up for the server."""
+"""SQLAlchemy on the monkey-patched hub, set up for the server.
 
+The environment variable DRIVER names the driver: psycopg2, or psycopg, which is psycopg 3.
+"""
+
+import importlib
 import os
 
 import patched  # noqa: F401
 
 # isort: split
-import psycopg2
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import QueuePool
 
+driver = importlib.import_module(os.environ["DRIVER"])
+URL = f"postgresql+{driver.__name__}://"
+
 
 def connect():
-    return psycopg2.connect(os.environ["DSN"], application_name="psycogreen")
+    return driver.connect(os.environ["DSN"], application_name="psycogreen")
 
 
-engine = create_engine("postgresql+psycopg2://", creator=connect, pool_size=5, max_overflow=5, pool_pre_ping=True)
+engine = create_engine(URL, creator=connect, pool_size=5, max_overflow=5, pool_pre_ping=True)
 assert type(engine.pool) is QueuePool
-monitor = create_engine("postgresql+psycopg2://", creator=connect, isolation_level="AUTOCOMMIT")
+monitor = create_engine(URL, creator=connect, isolation_level="AUTOCOMMIT")
 
 
 def query(n):
