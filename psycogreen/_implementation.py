@@ -1,6 +1,7 @@
 """The choice between the compiled wait loop and the pure one, made once, at import."""
 
 import os
+import sys
 
 #: Why the pure loop is in use; None if the compiled one is.
 why_pure: str | None = None
@@ -42,6 +43,10 @@ else:
         # No compiler, or a file for another interpreter only, which has another name.
         absent = isinstance(exc, ModuleNotFoundError) and exc.name == "psycogreen._waitloop"
         why_pure = "the compiled loop was not built" if absent else f"the compiled loop can't be imported: {exc}"
+
+# In a free-threaded build, importing an extension that does not know such builds has enabled the GIL by now.
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    raise ImportError("psycogreen needs the GIL, which is disabled in this process: set PYTHON_GIL=1")
 
 __all__ = [
     "generator_wait",

@@ -12,6 +12,8 @@ import os
 import sys
 import weakref
 
+from greenlet import __version__ as greenlet_version
+
 cimport cython
 from cpython.long cimport PyLong_AsLongAndOverflow
 from cpython.object cimport PyObject
@@ -32,6 +34,10 @@ from psycogreen._waiters import waiter_of as pure_waiter_of
 from psycogreen._waiters import waiters
 from psycogreen._waitloop_py import generator_wait as pure_generator_wait
 from psycogreen._waitloop_py import wait_callback as pure_wait_callback
+
+# An older one's C interface lacks functions that are called here, and calling them would crash.
+if int(greenlet_version.partition(".")[0]) < 2:
+    raise ImportError(f"it needs greenlet 2 or later, and greenlet {greenlet_version} is installed")
 
 implementation = "cython"
 

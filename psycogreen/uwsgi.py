@@ -382,5 +382,6 @@ def _check() -> None:
             " set ugreen-stacksize = 512 (in pages)"
         )
     if sys.version_info >= (3, 14):
-        # It compares the stack pointer with the bounds of the thread's own stack.
+        # It limits the recursion of C code by the bounds of the thread's own stack, so not on uGreen's:
+        # to parse a deeply nested JSON document would crash the worker.
         raise RuntimeError("uGreen can't run CPython 3.14 and later: set gevent = 20 and use psycogreen.gevent")

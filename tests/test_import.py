@@ -4,6 +4,8 @@ import pytest
 from hubs import NAME
 from support.processes import run_program, run_script
 
+import psycogreen
+
 pytestmark = pytest.mark.heavy
 
 OTHERS = {"gevent", "eventlet"} - {NAME}
@@ -29,6 +31,31 @@ def test_an_adapter_imports_its_own_hub_only():
     loaded = run_script(f"import psycogreen.{NAME}, sys; print(*sys.modules)").split()
     assert NAME in loaded
     assert not (OTHERS | {"psycopg2", "psycopg", "ctypes"} - BROUGHT_ALONG) & set(loaded)
+
+
+@pytest.mark.core
+def test_without_the_gil_an_adapter_cant_be_imported():
+    script = f"""
+        import sys
+        sys._is_gil_enabled = lambda: False
+        try:
+            import psycogreen.{NAME}
+        except ImportError as exc:
+            print(exc)
+    """
+    assert run_script(script) == "psycogreen needs the GIL, which is disabled in this process: set PYTHON_GIL=1"
+
+
+@pytest.mark.skipif(psycogreen.implementation == "python", reason="the compiled loop is not in use")
+def test_with_an_old_greenlet_the_loop_is_the_pure_one():
+    script = """
+        import greenlet
+        greenlet.__version__ = "1.1.3.post0"
+        from psycogreen._implementation import implementation, why_pure
+        print(implementation, why_pure)
+    """
+    why = "the compiled loop can't be imported: it needs greenlet 2 or later, and greenlet 1.1.3.post0 is installed"
+    assert run_script(script) == f"python {why}"
 
 
 def test_importing_an_adapter_makes_no_hub_and_patches_nothing():

@@ -34,6 +34,8 @@ UWSGI = Path(os.environ.get("PSYCOGREEN_TEST_UWSGI") or Path(sys.executable).wit
 #: The number of green threads in both examples and in the test's application.
 AT_ONCE = 20
 
+UGREEN_FITS = sys.version_info < (3, 14)
+
 PAGE = re.compile(r"worker,backend\n(\d+),(\d+)\n")
 
 
@@ -95,6 +97,7 @@ class TestExamples:
         reloads(server, loop, lambda: server.send_signal(signal.SIGHUP))
         assert server.stop() == 0
 
+    @pytest.mark.skipif(not UGREEN_FITS, reason="psycogreen refuses uGreen on Python 3.14")
     def test_the_ugreen_example_serves_and_reloads(self, start, loop, tmp_path):
         server = start("uwsgi_ugreen")
         serves_at_once(server)
@@ -110,6 +113,8 @@ ENGINES = {"ugreen": ["--ugreen", "--ugreen-stacksize=512"], "greenlet": ["--gre
 def server(request, command, dsn):
     """A uWSGI that serves uwsgi_app.py."""
     engine, loop = request.param
+    if engine == "ugreen" and not UGREEN_FITS:
+        pytest.skip("psycogreen refuses uGreen on Python 3.14")
     if f"--{engine} " not in subprocess.run([UWSGI, "--help"], capture_output=True, text=True).stdout:
         pytest.skip(f"uWSGI was built without its plugin {engine}: make .venv/uwsgi-greenlet-installed")
     options = ["--master", "--async=20", "--die-on-term", "--disable-logging", "--module=uwsgi_app"]
@@ -279,8 +284,13 @@ class TestRefusal:
         message = refusal(compiled=False, ugreen=True, ugreen_stacksize=b"512")
         assert "install psycogreen where there is a C compiler" in message
 
-    def test_an_unknown_python_plugin_raises(self, refusal):
+    def test_ugreen_on_a_new_python_raises(self, refusal, monkeypatch):
+        monkeypatch.setattr(sys, "version_info", (3, 14, 0, "final", 0))
+        assert refusal(ugreen=True, ugreen_stacksize=b"512").startswith("uGreen can't run CPython 3.14 and later")
+
+    def test_an_unknown_python_plugin_raises(self, refusal, monkeypatch):
         """This process has no Python plugin of uWSGI's."""
+        monkeypatch.setattr(sys, "version_info", (3, 13, 0, "final", 0))
         if psycogreen.uwsgi._ugreen is None:
             pytest.skip("psycogreen's compiled modules are not built")
         message = refusal(ugreen=True, ugreen_stacksize=b"512")

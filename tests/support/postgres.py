@@ -15,7 +15,11 @@ PRIMARY, STANDBY, BOUNCER = "127.0.2.1", "127.0.2.2", "127.0.2.3"
 
 
 def system_server() -> Path | None:
-    """Return the directory with the programs of the newest PostgreSQL server that is installed."""
+    """Return the directory with the programs of PostgreSQL's server: the one that PSYCOGREEN_TEST_POSTGRES names, or
+    that of the newest server that is installed."""
+    named = os.environ.get("PSYCOGREEN_TEST_POSTGRES")
+    if named:
+        return Path(named)
     servers = glob.glob("/usr/lib/postgresql/*/bin/postgres")
     if servers:
         return Path(max(servers, key=lambda path: float(path.split("/")[4]))).parent
