@@ -12,7 +12,7 @@ bench_pip = $(bench_bin)/python -m pip -qq --disable-pip-version-check
 coverage = $(abspath $(bin))/coverage
 sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx psycogreen/*.pxi psycogreen/*.[ch] psycogreen/*/*.pyx) psycogreen/_psycopg2/_guard_py.py
 
-.PHONY: demo test test-core test-all test-libpq coverage sanitize soak bench bench-check lint dist docs clean
+.PHONY: demo test test-core test-core-pure test-all test-libpq coverage sanitize soak bench bench-check lint dist docs clean
 
 demo: $(VENV)/demo-installed
 	@$(bin)/python tests/demo.py
@@ -23,6 +23,10 @@ test: $(VENV)/dev-installed .venvs/gunicorn-25/installed $(VENV)/uwsgi-greenlet-
 # The short part of the suite that CI runs on the other versions of Python.
 test-core: $(VENV)/test-installed
 	$(bin)/python tests/run_matrix.py --core
+
+# The same where there is no compiled loop.
+test-core-pure: $(VENV)/test-installed
+	$(bin)/python tests/run_matrix.py --core --pure
 
 # The whole suite on gevent's other loops and eventlet's other hubs too.
 test-all: $(VENV)/dev-installed
