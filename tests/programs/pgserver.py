@@ -90,6 +90,7 @@ def wait_for_the_end_of_input(dsn: str) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.pop("LD_PRELOAD", None)  # with a sanitizer, which is for the client, initdb hangs
     # Like Ctrl-C. timeout(1) signals the whole process group, to which the server does not belong.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Not pytest's directory, which the server's user may not enter.
