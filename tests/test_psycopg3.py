@@ -290,7 +290,7 @@ def test_psycopg_is_green_in_either_order_of_imports(dsn: str, first: str, psyco
         make_psycopg_green()
         print("psycopg" in sys.modules)
         import psycopg
-        print(psycopg.Connection.wait.__module__, type(psycopg.__spec__.loader).__name__)
+        print(psycopg.Connection.close.__module__, type(psycopg.__spec__.loader).__name__)
         """
     assert run_script(script).split() == [str(bool(first)), "psycogreen._psycopg3.connection", "SourceFileLoader"]
 
@@ -324,20 +324,29 @@ def test_an_error_of_psycopgs_import_is_passed_on() -> None:
     assert "none of these" in run_script(script)
 
 
-def test_an_unknown_psycopg_is_not_changed() -> None:
+@pytest.mark.parametrize(
+    ("change", "unknown"),
+    [
+        ("psycopg.Connection.wait = lambda self, gen, patience: None", "Connection.wait"),
+        # As before 3.1.20.
+        ("del psycopg._conninfo_attempts; sys.modules['psycopg._conninfo_attempts'] = None", "_conninfo_attempts"),
+    ],
+)
+def test_an_unknown_psycopg_is_not_changed(change: str, unknown: str) -> None:
     script = f"""
-        import warnings
+        import sys, warnings
         import psycopg
         from psycogreen.{NAME} import make_psycopg_green
-        psycopg.Connection.wait = ours = lambda self, gen, patience: None
+        {change}
+        theirs = psycopg.Connection.wait
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             make_psycopg_green()
-        print(psycopg.Connection.wait is ours, [str(each.message) for each in caught if "psycogreen" in str(each)])
+        print(psycopg.Connection.wait is theirs, [str(each.message) for each in caught if "psycogreen" in str(each)])
         """
     left, _, message = run_script(script).partition(" ")
     assert left == "True"
-    assert "Connection.wait" in message
+    assert unknown in message
 
 
 def test_a_timeout_of_a_signal_handler_is_raised_in_a_thread_without_a_hub(

@@ -15,6 +15,8 @@ from psycopg import pq  # noqa: E402
 
 pytestmark = [pytest.mark.timeout(60)]
 
+RELEASE_31 = psycopg.__version__.startswith("3.1.")
+
 # The longest pause of a hub, in seconds.
 AT_ONCE = 0.05
 
@@ -166,11 +168,11 @@ def transactions(conn: Any) -> Any:
 
 
 def session(conn: Any) -> Any:
-    conn.set_isolation_level(psycopg.IsolationLevel.SERIALIZABLE)
+    conn.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
     conn.read_only = True
     level = conn.execute("SHOW transaction_isolation").fetchone()
     conn.rollback()
-    conn.set_autocommit(True)
+    conn.autocommit = True
     conn.execute("SET client_encoding TO latin1")
     return level, conn.info.encoding, status(conn)
 
@@ -202,6 +204,7 @@ def test_a_call_has_psycopgs_result_and_lets_others_run(hub: Hub, connect: Any, 
     assert not conn.lock.locked()
 
 
+@pytest.mark.skipif(RELEASE_31, reason="without the timeout")
 def test_notifications_arrive_and_end_with_the_timeout(hub: Hub, connect: Any) -> None:
     conn, other = connect(autocommit=True), connect(autocommit=True)
     conn.execute("LISTEN here")
@@ -227,7 +230,7 @@ def test_notifications_arrive_and_end_with_the_timeout(hub: Hub, connect: Any) -
 def test_a_kill_of_a_listener_leaves_the_connection_usable(hub: Hub, connect: Any) -> None:
     conn = connect(autocommit=True)
     conn.execute("LISTEN here")
-    for limits in {}, {"timeout": 20}:
+    for limits in [{}] if RELEASE_31 else [{}, {"timeout": 20}]:
         task = hub.spawn(lambda limits=limits: list(conn.notifies(**limits)))
         hub.wait_until(conn.lock.locked)
         hub.sleep(0.01)
@@ -237,7 +240,7 @@ def test_a_kill_of_a_listener_leaves_the_connection_usable(hub: Hub, connect: An
         assert hub.run(conn.execute, "SELECT 1").fetchone() == (1,)
 
 
-@pytest.mark.skipif(not psycopg.capabilities.has_cancel_safe(), reason="libpq is older than 17")
+@pytest.mark.skipif(RELEASE_31 or pq.version() < 170000, reason="psycopg 3.1, or libpq before 17")
 def test_cancel_safe_ends_the_query_and_lets_others_run(hub: Hub, connect: Any, executing: Any) -> None:
     conn = connect(autocommit=True)
     with hub.ticker(0.005) as ticker:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
-import psycopg._conninfo_attempts
 import psycopg.connection
 import psycopg.waiting
 from psycopg import Connection, OperationalError, errors
@@ -23,7 +22,7 @@ from psycogreen import _waiters
 from psycogreen._adapter import Adapter
 from psycogreen._implementation import generator_wait, has_waiter, waiter_of
 from psycogreen._psycopg3 import cancel as cancelling
-from psycogreen._psycopg3 import connect
+from psycogreen._psycopg3 import connect, release31
 from psycogreen._psycopg3.lock import GreenLock
 
 # The argument of make_green(), and the wait function made from it.
@@ -43,13 +42,17 @@ _CLOSED = "the connection is closed"
 
 # The replaced functions, with their parameters in the known releases.
 _KNOWN: dict[str, set[tuple[str, ...]]] = {
-    "Connection.wait": {("self", "gen", "interval"), ("self", "gen", "interval", "timeout")},
+    "Connection.wait": {
+        ("self", "gen", "timeout"),  # 3.1
+        ("self", "gen", "interval"),
+        ("self", "gen", "interval", "timeout"),
+    },
     "Connection.close": {("self",)},
     "Connection.cancel": {("self",)},
     "Copy.finish": {("self", "exc")},
-    "waiting.wait_conn": {("gen", "interval"), ("gen", "interval", "timeout")},
+    "waiting.wait_conn": {("gen", "timeout"), ("gen", "interval"), ("gen", "interval", "timeout")},
     "connection.conninfo_attempts": {("params",)},
-    "connection.Lock": set(),
+    "connection.Lock or connection.threading": set(),  # the second in 3.1
     "_conninfo_attempts.socket": set(),
 }
 
@@ -65,7 +68,7 @@ def make_green(adapter: Adapter, cancel: bool) -> None:
     if unknown:
         warnings.warn(
             f"psycogreen does not know psycopg {psycopg.__version__} ({', '.join(unknown)}) and leaves it alone:"
-            " it may stop the hub. Use a release from 3.2 to 3.3, or a newer psycogreen",
+            " it may stop the hub. Use a release from 3.1.20 to 3.3, or a newer psycogreen",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -78,15 +81,22 @@ def make_green(adapter: Adapter, cancel: bool) -> None:
     copy: Any = psycopg.Copy
     copy.finish = finish_copy
     modules: Any = psycopg
-    modules.waiting.wait_conn = wait_conn
+    if hasattr(modules.connection, "Lock"):
+        modules.waiting.wait_conn = wait_conn
+        modules.connection.Lock = GreenLock
+    else:
+        release31.make_green(wait, _wait_conn, GreenLock)
     modules.connection.conninfo_attempts = conninfo_attempts
-    modules.connection.Lock = GreenLock
     modules._conninfo_attempts.socket = connect.Resolver(lambda: _adapter)
 
 
 def _is_known(name: str, signatures: set[tuple[str, ...]]) -> bool:
+    return any(_has(path.split("."), signatures) for path in name.split(" or "))
+
+
+def _has(path: list[str], signatures: set[tuple[str, ...]]) -> bool:
     member: Any = psycopg
-    for part in name.split("."):
+    for part in path:
         member = getattr(member, part, None)
     return member is not None and (not signatures or tuple(inspect.signature(member).parameters) in signatures)
 
@@ -126,7 +136,10 @@ def _end_query(conn: Any, gen: Any) -> None:
     if conn.pgconn.transaction_status != TransactionStatus.ACTIVE:
         return
     try:
-        conn._try_cancel(timeout=_END_QUERY_TIMEOUT)
+        if hasattr(conn, "cancel_safe"):
+            conn._try_cancel(timeout=_END_QUERY_TIMEOUT)
+        else:  # 3.1
+            conn._try_cancel(conn.pgconn)
         _wait(conn, gen, None, _END_QUERY_TIMEOUT)
     except errors.QueryCanceled:
         pass
@@ -223,6 +236,10 @@ def wait_conn(gen: Any, interval: float = 0.0, timeout: float | None = None) -> 
     """See psycopg."""
     if interval is None:
         raise ValueError("indefinite wait not supported anymore")
+    return _wait_conn(gen, interval, timeout)
+
+
+def _wait_conn(gen: Any, interval: float | None, timeout: float | None) -> Any:
     return connect.wait_conn(_adapter, gen, interval, timeout)
 
 

@@ -1,0 +1,42 @@
+"""What psycopg 3.1 does otherwise than later releases."""
+
+import threading
+import types
+from collections.abc import Callable
+from typing import Any
+
+import psycopg.connection
+import psycopg.waiting
+from psycopg import Connection, ProgrammingError, errors
+
+
+def make_green(wait: Callable[..., Any], wait_conn: Callable[..., Any], lock: type) -> None:
+    """Put the functions and the lock for later releases into places where 3.1 looks for them."""
+    connection_class: Any = Connection
+    modules: Any = psycopg
+
+    def wait_in_31(self: Any, gen: Any, timeout: float | None = None) -> Any:
+        """See psycopg. It has *timeout* only to notice Ctrl-C meanwhile."""
+        return wait(self, gen)
+
+    def wait_conn_in_31(gen: Any, timeout: float | None = None) -> Any:
+        """See psycopg. Its generators do not expect to go on before the socket is ready."""
+        try:
+            return wait_conn(gen, None, timeout or None)
+        except errors.ConnectionTimeout:
+            raise errors.ConnectionTimeout("connection timeout expired") from None
+
+    modules.errors._WaitTimeout = errors.ConnectionTimeout
+    connection_class.wait = wait_in_31
+    connection_class._should_cancel = _should_cancel
+    modules.waiting.wait_conn = wait_conn_in_31
+    modules.connection.threading = types.SimpleNamespace(**(vars(threading) | {"Lock": lock}))
+
+
+def _should_cancel(self: Any) -> bool:
+    """What later releases have in a method of its own."""
+    if self.closed:
+        return False
+    if self._tpc and self._tpc[1]:
+        raise ProgrammingError("cancel() cannot be used with a prepared two-phase transaction")
+    return True
