@@ -7,7 +7,6 @@ before psycogreen's handlers do.
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -17,6 +16,7 @@ if "early" in sys.argv:
     os.register_at_fork(after_in_child=lambda: [handler() for handler in handlers])
 
 import psycopg2  # noqa: E402  # after the handler is registered
+from support.forks import fork_often  # noqa: E402
 from unpatched import DSN, fork, sleep, spawn  # noqa: E402
 
 handlers.append(lambda: sleep(0.1))
@@ -110,16 +110,7 @@ kinds = [copies, executes, objects, connects]
 for me in range(12):
     spawn(run, kinds[me % 4], me)
 sleep(0.3)
-for number in range(6):
-    sleep(0.007 * number)
-    pid = fork()
-    if pid == 0:
-        child()
-    limit = time.monotonic() + 20
-    while not (status := os.waitpid(pid, os.WNOHANG))[0] and time.monotonic() < limit:
-        sleep(0.005)
-    if status != (pid, 0):
-        wrong.append(f"a child ended with {status}")
+wrong += fork_often(6, child, fork, sleep)
 before = dict(done)
 sleep(0.7)
 wrong += [f"{kind.__name__} stands still" for kind in kinds if done.get(kind) == before.get(kind)]

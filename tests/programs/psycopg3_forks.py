@@ -6,10 +6,10 @@ parent's greenlets.
 
 import os
 import signal
-import time
 from functools import partial
 
 import psycopg
+from support.forks import fork_often
 from unpatched import DSN, fork, sleep, spawn
 
 wrong, done, ended = [], {}, []
@@ -66,16 +66,7 @@ kinds = [queries, copies, turns, connects]
 for me in range(12):
     spawn(partial(run, kinds[me % 4], me))
 sleep(0.3)
-for number in range(8):
-    sleep(0.007 * number)
-    pid = fork()
-    if pid == 0:
-        child()
-    limit = time.monotonic() + 20
-    while not (status := os.waitpid(pid, os.WNOHANG))[0] and time.monotonic() < limit:
-        sleep(0.005)
-    if status != (pid, 0):
-        wrong.append(f"a child ended with {status}")
+wrong += fork_often(8, child, fork, sleep)
 before = dict(done)
 sleep(0.5)
 wrong += [f"{kind.__name__} stands still" for kind in kinds if done.get(kind) == before.get(kind)]
