@@ -112,7 +112,8 @@ $(VENV)/dev-installed: $(VENV)/pip-installed $(sources)
 	$(pip) install --upgrade --no-deps --no-binary psycopg2 --target $(@D) psycopg2
 	@touch $@
 
-# A copy of the package, in which the Cython modules report each line to the tracer.
+# A copy of the package, in which the Cython modules report each line to the tracer. Without
+# the compiled guard: its source is a Python module, which would have two tracers.
 .venvs/coverage/installed: $(VENV)/dev-installed $(shell find psycogreen -name '*.p[yx]*')
 	$(pip) install --group coverage
 	rm -rf $(@D)
@@ -121,7 +122,7 @@ $(VENV)/dev-installed: $(VENV)/pip-installed $(sources)
 	find $(@D) -name '*.so' -delete
 	cd $(@D) && CPATH=$$($(abspath $(bin))/python -c 'import greenlet; print(greenlet.__path__[0])') \
 	    CFLAGS="-O1 -DCYTHON_TRACE_NOGIL=1" \
-	    $(abspath $(bin))/cythonize --inplace --quiet -X linetrace=True $$(find psycogreen -name '*.pyx')
+	    $(abspath $(bin))/cythonize --inplace --quiet -X linetrace=True $$(find psycogreen -name '*.pyx' -not -name _guard.pyx)
 	cp pyproject.toml $(@D)
 	@touch $@
 
