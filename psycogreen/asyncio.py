@@ -295,8 +295,9 @@ class _Job:
     def cancel(self, msg: Any = None) -> bool:
         """Make the task go on with a CancelledError."""
         if self.done or self._cancelled is not None:
-            # A signal handler may have raised an exception where the task should have been woken.
-            self.loop_state.loop.call_soon(self.wake)
+            if self._wakeup is not None:
+                # A signal handler may have raised an exception where the task should have been woken.
+                self.loop_state.loop.call_soon(self.wake)
             return False
         self._cancelled = () if msg is None else (msg,)
         self.loop_state.loop.call_soon(self.wake)

@@ -149,7 +149,11 @@ def test_the_report_is_printed_as_text(tmp_path):
 @pytest.mark.parametrize(
     ("module", "text", "problem"),
     [
-        ("psycopg2", HIDE + "raise ModuleNotFoundError(name='psycopg2')", "psycopg2 is not installed. Install"),
+        (
+            "psycopg2",
+            HIDE + "raise ModuleNotFoundError(name='psycopg2')",
+            "psycopg2 is not installed. Install psycopg2",
+        ),
         ("psycopg2", "raise ImportError('libpq.so.5')", "psycopg2 can't be imported: libpq.so.5. Install psycopg2"),
     ],
 )

@@ -97,7 +97,7 @@ def _problems(callback: Any, adapter: str | None, hubs: Sequence[str], other: in
             yield "psycopg 3 is not green. " + _ADVICE
         return
     if callback is None:
-        yield ("psycopg2 blocks: no wait callback is registered. " + _ADVICE)
+        yield "psycopg2 blocks: no wait callback is registered. " + _ADVICE
     elif adapter is None:
         yield foreign_callback(callback)
     else:

@@ -3,7 +3,6 @@
 psycopg itself tries one address after the other, each under its connect_timeout.
 """
 
-import math
 import os
 import socket
 import time
@@ -27,7 +26,7 @@ _INVALID_SSLMODE = b"psycogreen"
 def wait_conn(
     adapter: Adapter,
     generator: Generator[tuple[int, int], int | None, Any],
-    interval: float | None,
+    interval: float,
     timeout: float | None,
 ) -> Any:
     """Run *generator*, which yields a descriptor and the events to wait for; return its result.
@@ -35,8 +34,7 @@ def wait_conn(
     Args:
         adapter: The coroutine library.
         generator: The generator.
-        interval: The seconds after which the generator gets a 0, although the descriptor is not ready;
-            None for never.
+        interval: The seconds after which the generator gets a 0, although the descriptor is not ready.
         timeout: The seconds after which this raises psycopg's _WaitTimeout; None is no limit.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -48,18 +46,12 @@ def wait_conn(
                 fd, events = generator.send(ready)
             except StopIteration as exc:
                 return exc.value
-            ready = 0
-            while not ready:
-                left = interval
-                if deadline is not None:
-                    left = min(math.inf if left is None else left, max(0.0, deadline - time.monotonic()))
-                ready = wait_ready(adapter, fd, events, left)
-                if _forks.is_copy(process):
-                    _forks.abandon(adapter, _Unfinished(fd))
-                if not ready and deadline is not None and time.monotonic() >= deadline:
-                    raise errors._WaitTimeout
-                if interval is not None:
-                    break
+            left = interval if deadline is None else min(interval, deadline - time.monotonic())
+            ready = wait_ready(adapter, fd, events, max(0.0, left))
+            if _forks.is_copy(process):
+                _forks.abandon(adapter, _Unfinished(fd))
+            if not ready and deadline is not None and time.monotonic() >= deadline:
+                raise errors._WaitTimeout
     finally:
         # The traceback of an exception would keep its connection open.
         generator.close()

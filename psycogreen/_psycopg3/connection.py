@@ -52,7 +52,7 @@ _KNOWN: dict[str, set[tuple[str, ...]]] = {
     "Copy.finish": {("self", "exc")},
     "waiting.wait_conn": {("gen", "timeout"), ("gen", "interval"), ("gen", "interval", "timeout")},
     "connection.conninfo_attempts": {("params",)},
-    "connection.Lock or connection.threading": set(),  # the second in 3.1
+    "connection.threading" if release31.in_use else "connection.Lock": set(),
     "_conninfo_attempts.socket": set(),
 }
 
@@ -81,22 +81,18 @@ def make_green(adapter: Adapter, cancel: bool) -> None:
     copy: Any = psycopg.Copy
     copy.finish = finish_copy
     modules: Any = psycopg
-    if hasattr(modules.connection, "Lock"):
+    if release31.in_use:
+        release31.make_green(wait, wait_conn, GreenLock)
+    else:
         modules.waiting.wait_conn = wait_conn
         modules.connection.Lock = GreenLock
-    else:
-        release31.make_green(wait, _wait_conn, GreenLock)
     modules.connection.conninfo_attempts = conninfo_attempts
     modules._conninfo_attempts.socket = connect.Resolver(lambda: _adapter)
 
 
 def _is_known(name: str, signatures: set[tuple[str, ...]]) -> bool:
-    return any(_has(path.split("."), signatures) for path in name.split(" or "))
-
-
-def _has(path: list[str], signatures: set[tuple[str, ...]]) -> bool:
     member: Any = psycopg
-    for part in path:
+    for part in name.split("."):
         member = getattr(member, part, None)
     return member is not None and (not signatures or tuple(inspect.signature(member).parameters) in signatures)
 
@@ -136,10 +132,7 @@ def _end_query(conn: Any, gen: Any) -> None:
     if conn.pgconn.transaction_status != TransactionStatus.ACTIVE:
         return
     try:
-        if hasattr(conn, "cancel_safe"):
-            conn._try_cancel(timeout=_END_QUERY_TIMEOUT)
-        else:  # 3.1
-            conn._try_cancel(conn.pgconn)
+        conn._try_cancel(timeout=_END_QUERY_TIMEOUT)
         _wait(conn, gen, None, _END_QUERY_TIMEOUT)
     except errors.QueryCanceled:
         pass
@@ -236,10 +229,6 @@ def wait_conn(gen: Any, interval: float = 0.0, timeout: float | None = None) -> 
     """See psycopg."""
     if interval is None:
         raise ValueError("indefinite wait not supported anymore")
-    return _wait_conn(gen, interval, timeout)
-
-
-def _wait_conn(gen: Any, interval: float | None, timeout: float | None) -> Any:
     return connect.wait_conn(_adapter, gen, interval, timeout)
 
 

@@ -82,13 +82,10 @@ try:
         rows = session.scalars(select(Child).execution_options(yield_per=100))
         assert sum(1 for _ in rows) == 3000 + 20 + sum(range(20))
 
-    # Two phases, if the server's settings allow them.
-    with monitor.connect() as conn:
-        allowed = conn.scalar(text("SHOW max_prepared_transactions")) != "0"
-    if allowed:
-        with Session(engine, twophase=True) as session:
-            session.add(Parent(name="two phases"))
-            session.commit()
+    # Two phases, which the server's settings must allow.
+    with Session(engine, twophase=True) as session:
+        session.add(Parent(name="two phases"))
+        session.commit()
 
     # A wait for an exhausted pool times out, and lets other greenlets run.
     small = create_engine(URL, creator=connect, pool_size=1, max_overflow=0, pool_timeout=0.2)
