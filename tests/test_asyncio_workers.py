@@ -18,7 +18,7 @@ from hubs.on_asyncio import event_loops
 from support.coroutines import query, warm
 from support.processes import run_program
 
-from psycogreen.asyncio import _MOST_IDLE, _adapter, spawn
+from psycogreen.asyncio import _MOST_IDLE, _adapter, _Job, spawn
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(60)]
 
@@ -194,6 +194,41 @@ def test_tasks_go_on_where_an_event_loop_runs_within_them(dsn):
 
 def test_jobs_end_after_system_exit_in_a_greenlet_and_in_a_task_of_one_batch(dsn):
     assert run_program("asyncio_system_exit", DSN=dsn) == "ends"
+
+
+async def test_an_exception_after_the_first_step_ends_the_function(green, connect, monkeypatch):
+    connection = await spawn(connect)
+    start = _Job.start
+
+    def interrupted_start(job, context):
+        start(job, context)
+        raise KeyError("as of a signal handler")
+
+    monkeypatch.setattr(_Job, "start", interrupted_start)
+    with pytest.raises(KeyError):
+        await spawn(query, connection, "SELECT pg_sleep(60)")
+    assert connection.closed
+
+
+async def test_a_task_whose_wake_up_was_lost_can_be_cancelled(monkeypatch):
+    loop = asyncio.get_running_loop()
+    call_soon = loop.call_soon
+    lost = []
+
+    def interrupted_call_soon(callback, *args, **kwargs):
+        if getattr(callback, "__func__", None) is _Job.wake and not lost:
+            lost.append(callback)
+            raise KeyError("as of a signal handler")
+        return call_soon(callback, *args, **kwargs)
+
+    monkeypatch.setattr(loop, "call_soon", interrupted_call_soon)
+    loop.set_exception_handler(lambda *args: None)
+    task = asyncio.create_task(spawn(_adapter.pause))
+    while not lost:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 5)
 
 
 def test_a_coroutine_closed_in_another_thread_ends_its_query_in_the_next_run(green, hub, dsn):

@@ -11,7 +11,7 @@ import psycopg2.extensions
 import pytest
 from hubs import NAME
 from psycopg2.extensions import set_wait_callback
-from support.leaks import descriptors
+from support.leaks import descriptors, forget_eventlets_cancelled_timers
 from support.server_state import in_query
 
 from psycogreen import _cancel
@@ -47,12 +47,7 @@ def counts(hub):
 def forget_cancelled_timers():
     """Make the hub drop its cancelled timers. eventlet and asyncio otherwise keep them until they are due."""
     if NAME == "eventlet":
-        import eventlet.hubs
-
-        hub = eventlet.hubs.get_hub()
-        hub.prepare_timers()
-        hub.timers = sorted((timer for timer in hub.timers if not timer[1].called), key=lambda timer: timer[0])
-        hub.timers_canceled = 0
+        forget_eventlets_cancelled_timers()
     elif NAME == "asyncio":
         loop = asyncio.get_running_loop()
         if isinstance(loop, asyncio.BaseEventLoop):  # uvloop's have none
