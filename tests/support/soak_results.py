@@ -1,0 +1,184 @@
+"""What soak.py shows and writes: a live table, a table in Markdown, and a picture."""
+
+import collections
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+
+@dataclass
+class Result:
+    """The result of one combination, whose client may have run more than once."""
+
+    title: str
+    #: The newest state that the client printed. It prints one a second.
+    state: dict[str, Any] = field(default_factory=dict)
+    #: Seconds, memory and descriptors, one a second.
+    course: list[dict[str, float]] = field(default_factory=list)
+    #: The longest pause of a ticker, in seconds.
+    longest_pause: float = 0.0
+    #: Faults of the network and of the server.
+    faults: collections.Counter[str] = field(default_factory=collections.Counter)
+    #: Queries and faults of the clients that have ended.
+    past_queries: int = 0
+    past_faults: collections.Counter[str] = field(default_factory=collections.Counter)
+    past_out_of_time: int = 0
+    #: How often a client froze, hung or got a wrong result: it was ended, and another one started.
+    ends: collections.Counter[str] = field(default_factory=collections.Counter)
+    over: bool = False
+    #: Failures, in words.
+    wrong: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add_state(self, state: dict[str, Any], second: float) -> None:
+        self.state = state
+        self.course.append({"second": second, **{name: state[name] for name in ("megabytes", "descriptors")}})
+        self.longest_pause = max(self.longest_pause, state["longest_gap"])
+
+    @property
+    def queries(self) -> int:
+        return self.past_queries + int(self.state.get("queries", 0))
+
+    @property
+    def out_of_time(self) -> int:
+        return self.past_out_of_time + int(self.state.get("out of time", 0))
+
+    def all_faults(self) -> collections.Counter[str]:
+        """Return how often each fault happened."""
+        return self.faults + self.past_faults + collections.Counter(self.state.get("faults", {}))
+
+    def begin_anew(self) -> None:
+        """Note what this client did, before another one takes its place."""
+        self.past_queries, self.past_out_of_time = self.queries, self.out_of_time
+        self.past_faults += collections.Counter(self.state.get("faults", {}))
+        self.state = {}
+
+    def verdict(self) -> str:
+        if not self.over:
+            return "runs"
+        return "WRONG" if self.wrong else "right"
+
+    def row(self) -> list[str]:
+        """Return the texts of its row, by COLUMNS."""
+        state = self.state
+        errors = collections.Counter(state.get("errors", {})).most_common(3)
+        return [
+            self.title,
+            f"{self.queries:,}",
+            f"{self.all_faults().total():,}",
+            ", ".join(f"{count:,} {name}" for name, count in errors),
+            f"{self.out_of_time:,}",
+            str(self.ends["frozen"] + self.ends["a call hung"]),
+            str(state.get("unexpected", "")),
+            f"{self.longest_pause * 1000:.0f} ms",
+            f"{state.get('megabytes', 0):.0f}",
+            str(state.get("descriptors", "")),
+            self.verdict(),
+        ]
+
+    def record(self) -> dict[str, Any]:
+        """Return all that is known, for a JSON file."""
+        return {
+            "title": self.title,
+            "seconds": round(self.seconds),
+            "queries": self.queries,
+            "faults": self.all_faults(),
+            "out of time": self.out_of_time,
+            "ends": self.ends,
+            "wrong": self.wrong,
+            "longest_gap": self.longest_pause,
+            "course": self.course,
+            "last": self.state,
+        }
+
+
+COLUMNS = (
+    "",
+    "queries",
+    "faults",
+    "errors",
+    "out of time",
+    "hangs",
+    "unexpected errors",
+    "longest pause",
+    "MB",
+    "descriptors",
+    "",
+)
+
+
+class Shown:
+    """The table of results, updated live on a terminal. Threads may call it."""
+
+    def __init__(self) -> None:
+        self.results: list[Result] = []
+        self.console = Console()
+        if not self.console.is_terminal:
+            self.console.width = 200
+        self._live = Live(console=self.console, refresh_per_second=2, transient=True)
+        self._printed = time.monotonic()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "Shown":
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._live.stop()
+        self.console.print(self.table())
+
+    def add(self, result: Result) -> None:
+        self.results.append(result)
+
+    def update(self) -> None:
+        """Show the newest states."""
+        with self._lock:
+            if self.console.is_terminal:
+                self._live.update(self.table())
+            elif time.monotonic() - self._printed > 10:
+                self._printed = time.monotonic()
+                for result in self.results:
+                    if not result.over:
+                        faults = result.all_faults().total()
+                        print(f"{result.title}: {result.queries:,} queries, {faults:,} faults", flush=True)
+
+    def table(self) -> Table:
+        table = Table(*COLUMNS)
+        for result in self.results:
+            if result.course or result.ends:
+                table.add_row(*result.row())
+        return table
+
+
+def write_markdown(results: Iterable[Result], path: str) -> None:
+    """Write the table for the documentation."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    lines += ["| " + " | ".join(result.row()) + " |" for result in results if result.course or result.ends]
+    Path(path).write_text("\n".join(lines) + "\n")
+
+
+def draw(results: Iterable[Result], path: str) -> None:
+    """Draw memory and descriptors over time."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, sharex=True, figsize=(8, 6), layout="constrained")
+    for name, label, axis in zip(("megabytes", "descriptors"), ("MB resident", "descriptors"), axes, strict=True):
+        for result in results:
+            seconds = [state["second"] for state in result.course]
+            axis.plot(seconds, [state[name] for state in result.course], label=result.title, linewidth=1)
+        axis.set_ylabel(label)
+        axis.set_ylim(bottom=0)
+    axes[0].legend(ncols=2, fontsize="small")
+    axes[1].set_xlabel("seconds")
+    figure.savefig(path, metadata={"Date": None})
