@@ -166,6 +166,7 @@ def run_client(what: dict[str, Any], result: Result, goal: Goal, shown: Shown, e
             stderr=output if witness else None,
             text=True,
             env=environment,
+            start_new_session=True,  # Linux shares the processor out by sessions
         ) as client,
     ):
         assert client.stdin and client.stdout

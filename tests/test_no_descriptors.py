@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from hubs.contract import Hub
 
+from psycogreen import _cancel
+
 
 @contextmanager
 def no_descriptors() -> Iterator[None]:
@@ -53,3 +55,22 @@ def test_a_kill_ends_the_wait(hub: Hub, connect: Callable[..., Any]) -> None:
     with pytest.raises(KeyError) as raised:
         task.get()
     assert raised.value is killed
+
+
+@pytest.mark.parametrize("size", [0, 20_000_000], ids=["reads", "has written"])
+def test_the_hub_needs_none_after_a_kill(size: int, hub: Hub, connect: Callable[..., Any], executing: Any) -> None:
+    """The socket of a killed query stays open under another number, until its request is finished.
+
+    libev took the events of this socket for errors, and made another epoll instance after
+    each; without a free descriptor, that ended gevent's main greenlet.
+    """
+    conn = connect()
+    killed = KeyError("killed")
+    task = hub.spawn(conn.cursor().execute, "SELECT pg_sleep(60) -- " + "x" * size)
+    hub.wait_until(lambda: executing("pg_sleep(60)"))
+    task.kill(killed)
+    task.join()
+    assert _cancel._pending
+    with no_descriptors():
+        hub.wait_until(lambda: not _cancel._pending)
+        hub.sleep(0.01)

@@ -59,7 +59,9 @@ class PooledServer:
             "unix_socket_dir =\ndefault_pool_size = 20\nserver_login_retry = 1\nmax_client_conn = 500\n"
             "ignore_startup_parameters = application_name\n"
         )
-        bouncer = subprocess.Popen([*self.cluster.as_postgres, program, "-q", ini], stderr=subprocess.DEVNULL)
+        command = [*self.cluster.as_postgres, program, "-q", ini]
+        # Linux shares the processor out by sessions.
+        bouncer = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
         started.callback(bouncer.wait)
         started.callback(bouncer.kill)
 
