@@ -1,17 +1,20 @@
 """A process without a free descriptor can use its open connections, as with blocking psycopg2."""
 
+import contextlib
+import os
 import resource
+import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from hubs.contract import Hub
+from psycopg2 import extensions
 
 from psycogreen import _cancel
 
 
-@contextmanager
+@contextlib.contextmanager
 def no_descriptors() -> Iterator[None]:
     """Make the system refuse new descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -57,20 +60,31 @@ def test_a_kill_ends_the_wait(hub: Hub, connect: Callable[..., Any]) -> None:
     assert raised.value is killed
 
 
-@pytest.mark.parametrize("size", [0, 20_000_000], ids=["reads", "has written"])
-def test_the_hub_needs_none_after_a_kill(size: int, hub: Hub, connect: Callable[..., Any], executing: Any) -> None:
+@pytest.mark.parametrize("waits_to", ["read", "write"])
+def test_the_hub_needs_none_after_a_kill(waits_to: str, hub: Hub, connect: Callable[..., Any], executing: Any) -> None:
     """The socket of a killed query stays open under another number, until its request is finished.
 
     libev took the events of this socket for errors, and made another epoll instance after
     each; without a free descriptor, that ended gevent's main greenlet.
     """
     conn = connect()
-    killed = KeyError("killed")
-    task = hub.spawn(conn.cursor().execute, "SELECT pg_sleep(60) -- " + "x" * size)
-    hub.wait_until(lambda: executing("pg_sleep(60)"))
-    task.kill(killed)
-    task.join()
-    assert _cancel._pending
-    with no_descriptors():
-        hub.wait_until(lambda: not _cancel._pending)
-        hub.sleep(0.01)
+    conn.autocommit = True  # the first that is sent is the query, not BEGIN
+    backend = conn.info.backend_pid
+    try:
+        if waits_to == "read":
+            task = hub.spawn(conn.cursor().execute, "SELECT pg_sleep(60)")
+            hub.wait_until(lambda: executing("pg_sleep(60)"))
+        else:
+            os.kill(backend, signal.SIGSTOP)  # so that the socket can't be written before no descriptor is free
+            task = hub.spawn(conn.cursor().execute, "SELECT 1 -- " + "x" * 20_000_000)
+            hub.wait_until(lambda: conn.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE)
+        task.kill(KeyError("killed"))
+        task.join()
+        assert _cancel._pending
+        with no_descriptors():
+            os.kill(backend, signal.SIGCONT)
+            hub.wait_until(lambda: not _cancel._pending)
+            hub.sleep(0.01)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(backend, signal.SIGCONT)
