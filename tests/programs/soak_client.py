@@ -173,7 +173,7 @@ class Worker:
         try:
             self.execute(
                 "SET LOCAL temp_file_limit = '100kB'; SET LOCAL work_mem = '64kB';"
-                "SELECT count(*) FROM (SELECT generate_series(1, 20000) n ORDER BY random()) s"
+                "SELECT count(*) FROM (SELECT n FROM generate_series(1, 20000) n ORDER BY random()) s"
             )
         except errors.ConfigurationLimitExceeded:
             self.soak.provoked["temporary file limit"] += 1
