@@ -56,6 +56,8 @@ SERVER_FAULTS = 4.0
 DIRECT = "socket", "TLS", "bad network"
 # Seconds. A client prints its state every second. One that is silent for so long is frozen.
 FROZEN = 30.0
+#: Set by Ctrl-C: all that runs comes to its end, and is judged.
+interrupted = threading.Event()
 # What a client's status means.
 ENDS = {2: "wrong result", 3: "a call hung"}
 
@@ -67,14 +69,12 @@ class Goal:
         self.queries, self.faults, self.seconds = queries, faults, seconds
         self._begun = time.monotonic()
 
-    def left(self) -> float:
-        """Return the seconds that are left, if there is a limit."""
-        return self._begun + self.seconds - time.monotonic()
-
     def reached(self, result: Result) -> bool:
+        if interrupted.is_set():
+            return True
         if self.seconds:
-            return self.left() <= 0
-        return result.queries >= self.queries and result.all_faults().total() >= self.faults
+            return time.monotonic() >= self._begun + self.seconds
+        return result.number("queries") >= self.queries and result.all_faults().total() >= self.faults
 
 
 @contextlib.contextmanager
@@ -113,7 +113,7 @@ def routes(server: PooledServer, proxy_port: int) -> list[dict[str, Any]]:
 def soak(server: PooledServer, title: str, goal: Goal, options: argparse.Namespace, shown: Shown) -> Result:
     """Run one combination or witness."""
     way, hub = title.removesuffix(WITHOUT_CLOSE).split(" on ")
-    result = Result(title)
+    result = Result(title, witness=title in WITNESSES)
     shown.add(result)
     begun = time.monotonic()
     server.query("DROP TABLE IF EXISTS ledger; CREATE TABLE ledger (entry text)")
@@ -132,15 +132,15 @@ def soak(server: PooledServer, title: str, goal: Goal, options: argparse.Namespa
             "routes": routes(server, proxy_port),
         }
         life = 0
-        while not life or (title in WITNESSES and not goal.reached(result)):
+        while not life or (result.witness and not goal.reached(result)):
             life += 1
             run_client({**what, "seed": f"{options.seed}.{life}"}, result, goal, shown, server.directory / "errors")
-            if title in WITNESSES and not goal.reached(result):
+            if result.witness and not goal.reached(result):
                 result.begin_anew()
         judge_server(server, result)
     result.seconds = time.monotonic() - begun
     judge(result, ledger, {entry for (entry,) in server.query("SELECT entry FROM ledger")})
-    if title in WITNESSES:
+    if result.witness:
         result.wrong = []
     result.over = True
     shown.update()
@@ -149,10 +149,9 @@ def soak(server: PooledServer, title: str, goal: Goal, options: argparse.Namespa
 
 def run_client(what: dict[str, Any], result: Result, goal: Goal, shown: Shown, errors: Path) -> None:
     """Run one client until the goal is reached, or it ends or freezes."""
-    witness = result.title in WITNESSES
     environment = child_environment(
         PSYCOGREEN_NO_EXTENSIONS="1" if what["way"] == "pure" else "",
-        **({"PYTHONPATH": str(stock_release(errors.parent))} if witness else {}),
+        **({"PYTHONPATH": str(stock_release(errors.parent))} if result.witness else {}),
     )
     command = [*leash(), sys.executable, PROGRAMS / "soak_client.py", json.dumps(what)]
     frozen = threading.Event()
@@ -163,7 +162,7 @@ def run_client(what: dict[str, Any], result: Result, goal: Goal, shown: Shown, e
             [*map(str, command)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=output if witness else None,
+            stderr=output if result.witness else None,
             text=True,
             env=environment,
             start_new_session=True,  # Linux shares the processor out by sessions
@@ -193,11 +192,10 @@ def run_client(what: dict[str, Any], result: Result, goal: Goal, shown: Shown, e
         said = output.read()
     result.seconds += time.monotonic() - begun
     if frozen.is_set():
-        result.ends["frozen"] += 1
-        result.ends[f"frozen in {where(said)}"] += 1
+        result.ends[f"frozen in {where(said)}()"] += 1
     elif status:
         result.ends[ENDS.get(status, f"status {status}")] += 1
-        if witness:
+        if result.witness:
             print(f"{result.title}: {said[-2000:]}")
 
 
@@ -271,6 +269,8 @@ def main() -> int:
             servers.put(PooledServer(directory, started, options.connections))
 
         def run(title: str) -> None:
+            if interrupted.is_set():
+                return
             server = servers.get()
             try:
                 soak(server, title, Goal(options.queries, options.faults, seconds), options, shown)
@@ -278,12 +278,17 @@ def main() -> int:
                 servers.put(server)
             write(shown.results, options)
 
+        def interrupt(*args: object) -> None:
+            interrupted.set()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        signal.signal(signal.SIGINT, interrupt)
         with concurrent.futures.ThreadPoolExecutor(options.at_once) as threads:
             list(threads.map(run, titles))
     for result in shown.results:
         faults = result.all_faults()
         print(f"{result.title}: {faults.total():,} faults: {dict(faults)}; ends: {dict(result.ends)}")
-        print(f"{result.title}: provoked: {result.state.get('provoked')}; actions: {result.state.get('actions')}")
+        print(f"{result.title}: provoked: {dict(result.counter('provoked'))}; actions: {result.state.get('actions')}")
         for each in result.wrong:
             print(f"{result.title}: {each}")
     return int(any(result.wrong for result in shown.results))

@@ -12,25 +12,31 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+#: What a client counts, each as one number and each by names.
+NUMBERS = "queries", "out of time", "unexpected"
+COUNTERS = "faults", "errors", "provoked"
+
 
 @dataclass
 class Result:
-    """The result of one combination, whose client may have run more than once."""
+    """The result of one combination, or of a witness, whose client may have run more than once."""
 
     title: str
+    #: Whether another library than this one is at work, which may freeze.
+    witness: bool = False
     #: The newest state that the client printed. It prints one a second.
     state: dict[str, Any] = field(default_factory=dict)
+    #: What the clients before this one counted.
+    past: dict[str, Any] = field(
+        default_factory=lambda: {**dict.fromkeys(NUMBERS, 0), **{name: collections.Counter() for name in COUNTERS}}
+    )
     #: Seconds, memory and descriptors, one a second.
     course: list[dict[str, float]] = field(default_factory=list)
     #: The longest pause of a ticker, in seconds.
     longest_pause: float = 0.0
     #: Faults of the network and of the server.
     faults: collections.Counter[str] = field(default_factory=collections.Counter)
-    #: Queries and faults of the clients that have ended.
-    past_queries: int = 0
-    past_faults: collections.Counter[str] = field(default_factory=collections.Counter)
-    past_out_of_time: int = 0
-    #: How often a client froze, hung or got a wrong result: it was ended, and another one started.
+    #: How often a client froze, hung or got a wrong result.
     ends: collections.Counter[str] = field(default_factory=collections.Counter)
     over: bool = False
     #: Failures, in words.
@@ -42,44 +48,45 @@ class Result:
         self.course.append({"second": second, **{name: state[name] for name in ("megabytes", "descriptors")}})
         self.longest_pause = max(self.longest_pause, state["longest_gap"])
 
-    @property
-    def queries(self) -> int:
-        return self.past_queries + int(self.state.get("queries", 0))
+    def number(self, name: str) -> int:
+        """Return one of NUMBERS, of all clients."""
+        return int(self.past[name] + self.state.get(name, 0))
 
-    @property
-    def out_of_time(self) -> int:
-        return self.past_out_of_time + int(self.state.get("out of time", 0))
+    def counter(self, name: str) -> "collections.Counter[str]":
+        """Return one of COUNTERS, of all clients."""
+        return self.past[name] + collections.Counter(self.state.get(name, {}))
 
-    def all_faults(self) -> collections.Counter[str]:
+    def all_faults(self) -> "collections.Counter[str]":
         """Return how often each fault happened."""
-        return self.faults + self.past_faults + collections.Counter(self.state.get("faults", {}))
+        return self.faults + self.counter("faults")
 
     def begin_anew(self) -> None:
         """Note what this client did, before another one takes its place."""
-        self.past_queries, self.past_out_of_time = self.queries, self.out_of_time
-        self.past_faults += collections.Counter(self.state.get("faults", {}))
+        self.past = {
+            **{name: self.number(name) for name in NUMBERS},
+            **{name: self.counter(name) for name in COUNTERS},
+        }
         self.state = {}
 
     def verdict(self) -> str:
         if not self.over:
             return "runs"
-        return "WRONG" if self.wrong else "right"
+        if self.witness:
+            return ", ".join(f"{count} times {end}" for end, count in self.ends.items()) or "came to its end"
+        return "wrong" if self.wrong else "right"
 
     def row(self) -> list[str]:
         """Return the texts of its row, by COLUMNS."""
-        state = self.state
-        errors = collections.Counter(state.get("errors", {})).most_common(3)
         return [
             self.title,
-            f"{self.queries:,}",
+            f"{self.number('queries'):,}",
             f"{self.all_faults().total():,}",
-            ", ".join(f"{count:,} {name}" for name, count in errors),
-            f"{self.out_of_time:,}",
-            str(self.ends["frozen"] + self.ends["a call hung"]),
-            str(state.get("unexpected", "")),
+            ", ".join(f"{count:,} {name}" for name, count in self.counter("errors").most_common(3)),
+            f"{self.number('out of time'):,}",
+            f"{self.number('unexpected'):,}",
             f"{self.longest_pause * 1000:.0f} ms",
-            f"{state.get('megabytes', 0):.0f}",
-            str(state.get("descriptors", "")),
+            f"{self.state.get('megabytes', 0):.0f}",
+            str(self.state.get("descriptors", "")),
             self.verdict(),
         ]
 
@@ -88,12 +95,12 @@ class Result:
         return {
             "title": self.title,
             "seconds": round(self.seconds),
-            "queries": self.queries,
+            **{name: self.number(name) for name in NUMBERS},
+            **{name: self.counter(name) for name in COUNTERS},
             "faults": self.all_faults(),
-            "out of time": self.out_of_time,
             "ends": self.ends,
             "wrong": self.wrong,
-            "longest_gap": self.longest_pause,
+            "longest pause": self.longest_pause,
             "course": self.course,
             "last": self.state,
         }
@@ -105,8 +112,7 @@ COLUMNS = (
     "faults",
     "errors",
     "out of time",
-    "hangs",
-    "unexpected errors",
+    "unexpected",
     "longest pause",
     "MB",
     "descriptors",
@@ -148,7 +154,7 @@ class Shown:
                 for result in self.results:
                     if not result.over:
                         faults = result.all_faults().total()
-                        print(f"{result.title}: {result.queries:,} queries, {faults:,} faults", flush=True)
+                        print(f"{result.title}: {result.number('queries'):,} queries, {faults:,} faults", flush=True)
 
     def table(self) -> Table:
         table = Table(*COLUMNS)
