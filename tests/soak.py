@@ -39,7 +39,7 @@ from typing import Any
 
 from support.pooled_server import PooledServer
 from support.processes import PROGRAMS, child_environment, leash, serving
-from support.soak_results import Result, Shown, draw, write_markdown
+from support.soak_results import WRONG_RESULT, Result, Shown, draw, write_markdown
 from support.vandal import Vandal
 from support.waiting import wait_until
 
@@ -59,7 +59,7 @@ FROZEN = 30.0
 #: Set by Ctrl-C: all that runs comes to its end, and is judged.
 interrupted = threading.Event()
 # What a client's status means.
-ENDS = {2: "wrong result", 3: "a call hung"}
+ENDS = {2: WRONG_RESULT, 3: "a call hung"}
 
 
 class Goal:
@@ -232,9 +232,12 @@ def judge(result: Result, ledger: Path, entries: set[str]) -> None:
     known = dict(line.split("\t") for line in ledger.read_text().splitlines())
     lost = [entry for entry, outcome in known.items() if outcome == "committed" and entry not in entries]
     undead = [entry for entry, outcome in known.items() if outcome == "rolled back" and entry in entries]
+    result.wrong_lines = len(lost) + len(undead)
     if lost or undead:
         result.wrong.append(f"{len(lost)} committed lines are not there, {len(undead)} are that were rolled back")
     result.wrong += [f"{count} times: {end}" for end, count in result.ends.items()]
+    if result.memory_grows():
+        result.wrong.append("memory grows")
     if "left" not in result.state:
         result.wrong.append("the client did not come to its end")
         return

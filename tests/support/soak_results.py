@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+WRONG_RESULT = "wrong result"
 #: What a client counts, each as one number and each by names.
 NUMBERS = "queries", "out of time", "unexpected"
 COUNTERS = "faults", "errors", "provoked"
@@ -38,6 +39,8 @@ class Result:
     faults: collections.Counter[str] = field(default_factory=collections.Counter)
     #: How often a client froze, hung or got a wrong result.
     ends: collections.Counter[str] = field(default_factory=collections.Counter)
+    #: Lines of the ledger that are missing, or should be.
+    wrong_lines: int = 0
     over: bool = False
     #: Failures, in words.
     wrong: list[str] = field(default_factory=list)
@@ -68,6 +71,21 @@ class Result:
         }
         self.state = {}
 
+    def wrong_results(self) -> int:
+        return self.wrong_lines + self.ends[WRONG_RESULT]
+
+    def hangs(self) -> int:
+        """Return how often the process froze, or a call hung."""
+        return self.ends.total() - self.ends[WRONG_RESULT]
+
+    def memory_grows(self) -> bool:
+        """Return whether memory at its lowest, late in a long run, is above what it was at its highest before."""
+        if not self.course or self.course[-1]["second"] < 300:
+            return False
+        memory = [each["megabytes"] for each in self.course]
+        quarter = len(memory) // 4
+        return min(memory[-quarter:]) > max(memory[quarter : 2 * quarter])
+
     def verdict(self) -> str:
         if not self.over:
             return "runs"
@@ -83,6 +101,8 @@ class Result:
             f"{self.all_faults().total():,}",
             ", ".join(f"{count:,} {name}" for name, count in self.counter("errors").most_common(3)),
             f"{self.number('out of time'):,}",
+            f"{self.hangs():,}",
+            f"{self.wrong_results():,}",
             f"{self.number('unexpected'):,}",
             f"{self.longest_pause * 1000:.0f} ms",
             f"{self.state.get('megabytes', 0):.0f}",
@@ -99,6 +119,7 @@ class Result:
             **{name: self.counter(name) for name in COUNTERS},
             "faults": self.all_faults(),
             "ends": self.ends,
+            "wrong results": self.wrong_results(),
             "wrong": self.wrong,
             "longest pause": self.longest_pause,
             "course": self.course,
@@ -112,7 +133,9 @@ COLUMNS = (
     "faults",
     "errors",
     "out of time",
-    "unexpected",
+    "hangs",
+    "wrong results",
+    "unexpected errors",
     "longest pause",
     "MB",
     "descriptors",

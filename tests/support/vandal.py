@@ -57,14 +57,14 @@ class Vandal:
                 if deed():
                     self.faults[deed.__name__.replace("_", " ")] += 1
 
-    def _of_a_victim(self, expression: str, names: tuple[str, ...]) -> Any:
+    def _of_a_victim(self, expression: str, names: tuple[str, ...], first: str = "random()") -> Any:
         """Evaluate an expression with the process id of one session; return None if there is no session."""
         if self._connection is None or self._connection.closed:
             self._connection = self.server.connect()
         with self._connection.cursor() as cursor:
             cursor.execute(
                 f"SELECT {expression} FROM (SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'"
-                " AND application_name = ANY(%s) ORDER BY random() LIMIT 1) victim",
+                f" AND application_name = ANY(%s) ORDER BY {first} LIMIT 1) victim",
                 (list(names),),
             )
             row = cursor.fetchone()
@@ -75,8 +75,8 @@ class Vandal:
         return bool(self._of_a_victim("pg_terminate_backend(pid)", (*self.direct, "")))
 
     def cancel(self) -> bool:
-        """End a query."""
-        return bool(self._of_a_victim("pg_cancel_backend(pid)", self.direct))
+        """End a query: of most sessions the query has ended already, so take one that is active, if there is one."""
+        return bool(self._of_a_victim("pg_cancel_backend(pid)", self.direct, "(state = 'active') DESC, random()"))
 
     def stop_processes(self) -> bool:
         """Stop all processes of the server for a while, as on a machine that swaps."""
