@@ -1,12 +1,14 @@
 """A process without a free descriptor can use its open connections, as with blocking psycopg2."""
 
 import contextlib
+import errno
 import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg2
 import pytest
 from hubs.contract import Hub
 from psycopg2 import extensions
@@ -58,6 +60,39 @@ def test_a_kill_ends_the_wait(hub: Hub, connect: Callable[..., Any]) -> None:
     with pytest.raises(KeyError) as raised:
         task.get()
     assert raised.value is killed
+
+
+def test_connecting_by_name_raises_operational_error(hub: Hub, green: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As blocking psycopg2 does. The resolvers raise OSError, if they need a descriptor for a socket or a thread."""
+
+    def getaddrinfo(self: object, host: str) -> list[Any]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(type(hub.adapter._adapter), "getaddrinfo", getaddrinfo)
+    with pytest.raises(psycopg2.OperationalError, match="could not translate host name .* Too many open files"):
+        hub.run(psycopg2.connect, "host=somewhere.test")
+
+
+@pytest.mark.parametrize("kind", [OSError, TimeoutError])
+def test_errors_thrown_in_while_resolving_pass_through(
+    kind: type[Exception], hub: Hub, green: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolving: list[str] = []
+
+    def getaddrinfo(self: object, host: str) -> list[Any]:
+        resolving.append(host)
+        hub.sleep(60)
+        return []
+
+    thrown = kind("thrown")
+    monkeypatch.setattr(type(hub.adapter._adapter), "getaddrinfo", getaddrinfo)
+    task = hub.spawn(psycopg2.connect, "host=somewhere.test")
+    hub.wait_until(lambda: resolving)
+    task.kill(thrown)
+    task.join()
+    with pytest.raises(kind) as raised:
+        task.get()
+    assert raised.value is thrown
 
 
 @pytest.mark.parametrize("waits_to", ["read", "write"])
