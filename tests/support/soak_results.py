@@ -13,6 +13,8 @@ from rich.live import Live
 from rich.table import Table
 
 WRONG_RESULT = "wrong result"
+# A line of the picture has so many points, or twice as many.
+POINTS = 150
 #: What a client counts, each as one number and each by names.
 NUMBERS = "queries", "out of time", "unexpected"
 COUNTERS = "faults", "errors", "provoked"
@@ -201,11 +203,14 @@ def draw(results: Iterable[Result], path: str) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(2, sharex=True, figsize=(8, 6), layout="constrained")
+    # Text as text, and the same picture again from the same figures.
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "soak", "font.family": "sans-serif"})
+    figure, axes = pyplot.subplots(2, sharex=True, figsize=(8, 5), layout="constrained")
     for name, label, axis in zip(("megabytes", "descriptors"), ("MB resident", "descriptors"), axes, strict=True):
         for result in results:
-            seconds = [state["second"] for state in result.course]
-            axis.plot(seconds, [state[name] for state in result.course], label=result.title, linewidth=1)
+            points = result.course[:: max(1, len(result.course) // POINTS)]
+            seconds = [point["second"] for point in points]
+            axis.plot(seconds, [point[name] for point in points], label=result.title, linewidth=1)
         axis.set_ylabel(label)
         axis.set_ylim(bottom=0)
     axes[0].legend(ncols=2, fontsize="small")
