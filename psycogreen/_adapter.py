@@ -52,6 +52,13 @@ class Adapter(Protocol):
             socket.gaierror: *host* can't be resolved.
         """
 
+    def forget(self, fd: int) -> None:
+        """Take *fd* out of the kernel's list of what this thread's hub watches, if it is still there.
+
+        Nothing waits for *fd* any more. It is about to be closed, while its socket stays open
+        under another number.
+        """
+
     def greenlet(self, hub: Any) -> Any:
         """Return the greenlet in which *hub* runs its callbacks.
 

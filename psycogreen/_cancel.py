@@ -179,6 +179,7 @@ class CancelRequest:
         nothing = os.open(os.devnull, os.O_RDWR)
         try:
             self._socket = os.dup(fd)
+            self.adapter.forget(fd)
             # libpq's Terminate message goes to /dev/null.
             os.dup2(nothing, fd, inheritable=False)
         finally:

@@ -492,6 +492,9 @@ class _Asyncio:
         lookup = loop_state.loop.create_task(loop_state.loop.getaddrinfo(host, None, type=_socket.SOCK_STREAM))
         return self.wait_for(loop_state, lookup)
 
+    def forget(self, fd: int) -> None:
+        pass  # the loop takes out each descriptor with its reader
+
     def call_soon(self, loop_state: _LoopState, fn: Callable[..., object], *args: Any) -> None:
         loop_state.loop.call_soon_threadsafe(loop_state.call, fn, *args)
 

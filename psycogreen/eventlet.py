@@ -132,6 +132,9 @@ class _Eventlet:
             addresses = eventlet.tpool.execute(_socket.getaddrinfo, host, None, type=_socket.SOCK_STREAM)
         return addresses
 
+    def forget(self, fd: int) -> None:
+        pass  # the hub takes out each descriptor when its listener ends
+
     def call_soon(self, hub: Any, fn: Callable[..., object], *args: Any) -> None:
         if self.current() is hub and greenlet.getcurrent() is not hub.greenlet:
             hub.schedule_call_global(0, fn, *args)

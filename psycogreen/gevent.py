@@ -1,6 +1,8 @@
 """psycopg2 on gevent."""
 
 import contextlib
+import ctypes
+import select
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,6 +20,9 @@ from psycogreen._waiting import POLL_READ
 
 __all__ = ["gevent_wait_callback", "make_psycopg_green", "patch_psycopg"]
 
+
+# gevent's monkey-patching removes select.epoll, and CPython's object would close the loop's descriptor.
+_epoll_ctl = ctypes.CDLL(None).epoll_ctl if hasattr(select, "EPOLLIN") else None
 
 # A method bound to a greenlet takes longer to find.
 _switch = greenlet.switch
@@ -73,6 +78,16 @@ class _Gevent:
 
     def run_in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
         return gevent.get_hub().threadpool.apply(fn, args)
+
+    def forget(self, fd: int) -> None:
+        # libev never removes a descriptor: the kernel does that when the socket is closed. Here the socket stays
+        # open. libev would take its next event for an error, and make another epoll instance to mend it. If no
+        # descriptor is free for one, gevent's loop stops.
+        hub = get_hub_if_exists()
+        if hub is not None and type(hub.loop).__module__.startswith("gevent.libev") and _epoll_ctl is not None:
+            instance = hub.loop.fileno()  # None if libev uses another function than epoll
+            if instance is not None:
+                _epoll_ctl(instance, 2, fd, None)  # EPOLL_CTL_DEL; an error says that it was not there
 
     def greenlet(self, hub: Any) -> Any:
         return hub

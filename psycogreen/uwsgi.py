@@ -221,6 +221,9 @@ class _Uwsgi:
         addresses: list[Any] = self.run_in_thread(lambda: _socket.getaddrinfo(host, None, type=_socket.SOCK_STREAM))
         return addresses
 
+    def forget(self, fd: int) -> None:
+        pass  # uWSGI takes out each descriptor when its wait ends
+
     def call_soon(self, hub: _Core, fn: Callable[..., object], *args: Any) -> None:
         self._pending_calls.append((fn, args))
 

@@ -206,14 +206,25 @@ def connect(adapter: Adapter, make: Callable[[str], Any], dsn: str) -> Any:
 
 
 def _resolve(adapter: Adapter, host: Host) -> list[Host]:
-    """Return one `Host` for each address of *host*, in the resolver's order."""
+    """Return one `Host` for each address of *host*, in the resolver's order.
+
+    Raises:
+        socket.gaierror: *host* can't be resolved, perhaps because no descriptor is free.
+        UnicodeError: IDNA can't encode the name.
+    """
     if not host.is_name:
         return [host]
-    if adapter.current() is None:
-        # Monkey-patching replaces socket.getaddrinfo(), but not this one.
-        answers = _socket.getaddrinfo(host.host, None, type=_socket.SOCK_STREAM)
-    else:
-        answers = adapter.getaddrinfo(host.host)
+    try:
+        if adapter.current() is None:
+            # Monkey-patching replaces socket.getaddrinfo(), but not this one.
+            answers = _socket.getaddrinfo(host.host, None, type=_socket.SOCK_STREAM)
+        else:
+            answers = adapter.getaddrinfo(host.host)
+    except OSError as exc:
+        # Other errors may be somebody's, thrown into this greenlet.
+        if exc.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise _socket.gaierror(_socket.EAI_SYSTEM, exc.strerror) from None
     return [Host(host.host, _numeric(*address), host.port, resolved=True) for *_, address in answers]
 
 

@@ -3,14 +3,11 @@
 ``faulty_proxy.py HOST PORT SEED RATE`` prints the port of 127.0.0.1 that it
 listens on; HOST may be the directory of a unix socket. Each connection is fast,
 slow, or passes single bytes. RATE times a second, one of the connections has a
-fault. When standard input ends, the proxy prints how often each fault happened, as
-JSON, and ends.
+fault, and the proxy prints the fault's name. It ends when standard input ends.
 """
 
 import asyncio
-import collections
 import contextlib
-import json
 import random
 import sys
 
@@ -75,7 +72,6 @@ FAULTS = {Connection.pause: 6, Connection.reset: 2, Connection.half_close: 1, Co
 async def main(host: str, port: str, seed: str, rate: float) -> None:
     rng = random.Random(seed)
     connections: set[Connection] = set()
-    count: collections.Counter[str] = collections.Counter()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -97,7 +93,7 @@ async def main(host: str, port: str, seed: str, rate: float) -> None:
             await asyncio.sleep(rng.expovariate(rate))
             if connections:
                 (fault,) = rng.choices(list(FAULTS), list(FAULTS.values()))
-                count[fault.__name__] += 1
+                print(fault.__name__.replace("_", " "), flush=True)
                 harms.add(task := asyncio.create_task(fault(rng.choice(list(connections)))))
                 task.add_done_callback(harms.discard)
 
@@ -106,7 +102,6 @@ async def main(host: str, port: str, seed: str, rate: float) -> None:
     harms.add(asyncio.create_task(harm()))
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.read)
-    print(json.dumps(count), flush=True)
 
 
 if __name__ == "__main__":
