@@ -1,7 +1,7 @@
 """psycopg2 on gevent."""
 
 import contextlib
-import ctypes
+import functools
 import select
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -20,9 +20,6 @@ from psycogreen._waiting import POLL_READ
 
 __all__ = ["gevent_wait_callback", "make_psycopg_green", "patch_psycopg"]
 
-
-# gevent's monkey-patching removes select.epoll, and CPython's object would close the loop's descriptor.
-_epoll_ctl = ctypes.CDLL(None).epoll_ctl if hasattr(select, "EPOLLIN") else None
 
 # A method bound to a greenlet takes longer to find.
 _switch = greenlet.switch
@@ -84,10 +81,10 @@ class _Gevent:
         # open. libev would take its next event for an error, and make another epoll instance to mend it. If no
         # descriptor is free for one, gevent's loop stops.
         hub = get_hub_if_exists()
-        if hub is not None and type(hub.loop).__module__.startswith("gevent.libev") and _epoll_ctl is not None:
+        if hub is not None and type(hub.loop).__module__.startswith("gevent.libev") and hasattr(select, "EPOLLIN"):
             instance = hub.loop.fileno()  # None if libev uses another function than epoll
             if instance is not None:
-                _epoll_ctl(instance, 2, fd, None)  # EPOLL_CTL_DEL; an error says that it was not there
+                _epoll_ctl()(instance, 2, fd, None)  # EPOLL_CTL_DEL; an error says that it was not there
 
     def greenlet(self, hub: Any) -> Any:
         return hub
@@ -104,6 +101,14 @@ class _Gevent:
 
     def stray_switch(self, hub: Any, result: object) -> None:
         raise InvalidSwitchError(f"Invalid switch into a greenlet that waits for PostgreSQL: got {result!r}")
+
+
+@functools.cache
+def _epoll_ctl() -> Any:
+    # gevent's monkey-patching removes select.epoll, and CPython's object would close the loop's descriptor.
+    import ctypes  # here, because it takes longer to import than this module
+
+    return ctypes.CDLL(None).epoll_ctl
 
 
 class _Select:
