@@ -28,6 +28,19 @@ def write(record, path):
     pathlib.Path(path).write_text(f'{rest.removesuffix("}").rstrip()},\n "rows": [\n{rows}\n ]\n}}\n')
 
 
+def merged(records):
+    """Return the record of several runs, such as those for different numbers of connections."""
+    return {
+        "runs": [run for record in records for run in record["runs"]],
+        "versions": {name: each for record in records for name, each in record["versions"].items()},
+        "rows": [row for record in records for row in record["rows"]],
+    }
+
+
+def counted(connections):
+    return f"{connections} connection" + "s" * (connections != 1)
+
+
 def number(value):
     if value >= 100:
         return f"{value:,.0f}"
@@ -64,11 +77,6 @@ def by_contender(record, **wanted):
     order = dict.fromkeys(name(row) for row in sorted(record["rows"], key=lambda row: place(name(row))))
     rows = {name(row): row for row in record["rows"] if all(row[key] == value for key, value in wanted.items())}
     return {contender: rows.get(contender) for contender in order}
-
-
-def rounds(record, **wanted):
-    rows = [row for row in record["rows"] if all(row[key] == value for key, value in wanted.items())]
-    return max((len(row.get("cpu", ())) for row in rows), default=0)
 
 
 def place(contender):
@@ -153,7 +161,7 @@ def show(record, console):
 
     for connections in sizes(record):
         columns = works(record, connections)
-        table = Table(title=f"CPU time of the client in µs, {connections} connections", box=box.SIMPLE)
+        table = Table(title=f"CPU time of the client in µs, {counted(connections)}", box=box.SIMPLE)
         table.add_column(no_wrap=True)
         for work in columns:
             table.add_column(WORKS[work], justify="right")
@@ -173,18 +181,24 @@ def brief(row):
 
 def document(record, directory):
     """Write the tables into the documents' regions."""
-    about = record["about"]
     versions = {package: version for each in record["versions"].values() for package, version in each.items()}
     versions.pop("psycogreen", None)
-    python = about["Python"].split(",")[0]
+    run = record["runs"][0]
+    python = run["Python"].split(",")[0]
     packages = ", ".join(f"{package} {version}" for package, version in sorted(versions.items()))
     machine = (
-        f"`{about['command']}` measured on {about['date']}, in {record['rounds']} rounds of {record['seconds']} s; "
-        f"COPY in {rounds(record, work='copy_in')} rounds, 256 connections in {rounds(record, connections=256)}. The "
-        f"machine: {about['processor']}, {about['kernel']}; its load was {about['load before']} before and "
-        f"{about['load after']} at the end. The versions: {python}, PostgreSQL {about['PostgreSQL']}, {packages}, "
-        f"and psycogreen's commit {about['commit']}.\n"
+        f"Measured on {run['date']} on {run['processor']}, with {run['kernel']}, {python}, PostgreSQL "
+        f"{run['PostgreSQL']}, {packages}, and psycogreen's commit {run['commit']}. The commands:\n\n"
     )
+    for run in record["runs"]:
+        machine += (
+            f"- `{run['command']}`: rounds of {run['seconds']} s; the load of the machine was {run['load before']} "
+            f"before and {run['load after']} at the end\n"
+        )
+    for connections in sizes(record):
+        rows = [row for row in record["rows"] if row["connections"] == connections and "cpu" in row]
+        counts = sorted({len(row["cpu"]) for row in rows})
+        machine += f"- with {counted(connections)}: {' or '.join(map(str, counts))} rounds\n"
     regions = {"machine": machine}
     for connections in sizes(record):
         regions[f"verdict {connections}"] = markdown(*verdicts(record, connections))
@@ -249,7 +263,7 @@ def draw(record, path, connections=16):
         for side in ("top", "right", "bottom"):
             axes.spines[side].set_visible(False)
     grid[0][0].invert_yaxis()
-    figure.suptitle(f"CPU time of the client for each, µs, {connections} connections", fontsize=12)
+    figure.suptitle(f"CPU time of the client for each, µs, {counted(connections)}", fontsize=12)
     figure.tight_layout(rect=(0, 0, 1, 0.99))
     figure.savefig(path, metadata={"Date": None})
 
@@ -264,11 +278,14 @@ def label(contender):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("record")
+    parser.add_argument("records", nargs="+")
+    parser.add_argument("--json", help="where to write the record of all runs")
     parser.add_argument("--docs", help="the directory with the documents")
     parser.add_argument("--picture")
     args = parser.parse_args()
-    record = json.loads(pathlib.Path(args.record).read_text())
+    record = merged([json.loads(pathlib.Path(path).read_text()) for path in args.records])
+    if args.json:
+        write(record, args.json)
     show(record, new_console())
     if args.docs:
         document(record, args.docs)
