@@ -12,7 +12,7 @@ bench_pip = $(bench_bin)/python -m pip -qq --disable-pip-version-check
 coverage = $(abspath $(bin))/coverage
 sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx psycogreen/*.pxi psycogreen/*.[ch] psycogreen/*/*.pyx) psycogreen/_psycopg2/_guard_py.py
 
-.PHONY: demo test test-core test-core-pure test-all test-libpq coverage sanitize soak bench bench-check lint dist docs clean
+.PHONY: demo test test-core test-core-pure test-all test-libpq coverage sanitize soak bench bench-check bench-peers lint dist docs clean
 
 demo: $(VENV)/demo-installed
 	@$(bin)/python tests/demo.py
@@ -67,6 +67,11 @@ bench: .venvs/bench/installed
 # Instructions per query against the recorded ones.
 bench-check: .venvs/bench/installed
 	$(bench_bin)/python benchmarks/check.py
+
+# Beside every alternative, each in an environment of its own. PEERS has options: --rounds 1 --seconds 0.1
+peers = $(basename $(notdir $(wildcard benchmarks/peers/*.txt)))
+bench-peers: .venvs/bench/installed $(peers:%=.venvs/peers/%/installed)
+	@$(bench_bin)/python benchmarks/peers.py --json peers.json --picture peers.svg $(PEERS)
 
 lint: $(VENV)/dev-installed
 	$(bin)/ruff check .
@@ -154,4 +159,11 @@ $(VENV)/uwsgi-greenlet-installed: | $(VENV)/dev-installed
 	$(bench_pip) install --upgrade pip setuptools
 	$(bench_pip) install --requirement benchmarks/requirements.txt
 	$(bench_pip) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venvs/peers/psycogreen/installed: $(sources) $(shell find psycogreen -name '*.py')
+.venvs/peers/%/installed: benchmarks/peers/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip -qq --disable-pip-version-check install --upgrade pip
+	$(@D)/bin/python -m pip -qq --disable-pip-version-check install --requirement $<
 	@touch $@

@@ -60,7 +60,7 @@ class Variant:
     """A psycogreen on a hub, or the blocking driver.
 
     *environ* is a tuple of pairs of further environment variables. The loop "patched"
-    is the driver's own way, on the monkey-patched hub.
+    is the hub's own patch in place of psycogreen.
     """
 
     loop: str = "blocking"
@@ -131,6 +131,9 @@ class Client(contextlib.AbstractContextManager):
         command += ["--patched"] if variant.loop == "patched" else []
         command += ["--work", work] if work else []
         command += ["--greenlets", str(greenlets)] if greenlets else []
+        self._start(command, variant, tree)
+
+    def _start(self, command, variant, tree):
         self._process = subprocess.Popen(
             command, env=environment(variant, tree), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -146,7 +149,10 @@ class Client(contextlib.AbstractContextManager):
 
     def round(self, queries):
         """Run *queries* queries; return their "cpu", "user" and "wall" time in seconds."""
-        self._process.stdin.write(f"{queries}\n")
+        return self._ask(queries)
+
+    def _ask(self, what):
+        self._process.stdin.write(f"{json.dumps(what)}\n")
         self._process.stdin.flush()
         return self._answer()
 
@@ -173,18 +179,19 @@ def evenly(queries, connections):
 def environment(variant, tree):
     """Return an environment that is the same on every machine.
 
-    Counts of instructions depend on it, for example on the order of hash tables.
+    Counts of instructions depend on it, for example on the order of hash tables. If *tree* is None,
+    psycogreen is installed where the client runs.
     """
-    path = stock() if variant.loop == "1.0.2" else pathlib.Path(tree).resolve()
     env = {
         "PATH": os.environ["PATH"],
         "LC_ALL": "C.UTF-8",
-        "PYTHONPATH": str(path),
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONWARNINGS": "ignore",  # about eventlet's deprecation
         "PSYCOGREEN_NO_EXTENSIONS": "0" if variant.loop == "compiled" else "1",
     }
+    if tree is not None:
+        env["PYTHONPATH"] = str(stock() if variant.loop == "1.0.2" else pathlib.Path(tree).resolve())
     env.update(variant.environ)
     return env
 
@@ -202,9 +209,8 @@ def stock():
     return place
 
 
-def versions():
+def versions(names=("psycopg2-binary", "psycopg2", "gevent", "eventlet", "greenlet", "Cython")):
     """Return the versions of the installed packages on which the figures depend."""
-    names = ("psycopg2-binary", "psycopg2", "gevent", "eventlet", "greenlet", "Cython")
     installed = {dist.name: dist.version for dist in importlib.metadata.distributions()}
     return {name: installed[name] for name in names if name in installed}
 

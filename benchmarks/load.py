@@ -31,7 +31,7 @@ def main():
     parser.add_argument("hub", choices=["none", "gevent", "eventlet", "asyncio", "uvloop"])
     parser.add_argument("--dsn", required=True)
     parser.add_argument("--driver", choices=["psycopg2", "psycopg"], default="psycopg2")
-    parser.add_argument("--patched", action="store_true", help="no psycogreen, but gevent's monkey-patching")
+    parser.add_argument("--patched", action="store_true", help="no psycogreen, but the hub's own patch")
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--query", default="SELECT 1")
     parser.add_argument("--work", choices=WORKS)
@@ -63,17 +63,22 @@ def main():
         gc.collect()
         gc.freeze()
         ends.clear()
-        cpu, user, wall = time.process_time(), user_time(), time.perf_counter()
-        began = wall
-        os.getpgrp()
         if args.work:
-            join_all(repeat, workers, WORKS[args.work], args.dsn, share, args.pause)
+            times = measured(join_all, repeat, workers, WORKS[args.work], args.dsn, share, args.pause)
         else:
-            join_all(run, cursors, args.query, share, args.pause)
-        os.getpgrp()
-        wall, user, cpu = time.perf_counter() - wall, user_time() - user, time.process_time() - cpu
-        first = (min(ends) - began) / wall if ends else 1
-        answer({"cpu": cpu, "user": user, "wall": wall, "first": first, "megabytes": most_memory()})
+            times = measured(join_all, run, cursors, args.query, share, args.pause)
+        first = (min(ends) - times["began"]) / times["wall"] if ends else 1
+        answer({**times, "first": first, "megabytes": most_memory()})
+
+
+def measured(function, *args):
+    """Call *function*; return the seconds that it took, and when it began."""
+    cpu, user, began = time.process_time(), user_time(), time.perf_counter()
+    os.getpgrp()
+    function(*args)
+    os.getpgrp()
+    wall, user, cpu = time.perf_counter() - began, user_time() - user, time.process_time() - cpu
+    return {"cpu": cpu, "user": user, "wall": wall, "began": began}
 
 
 def run(cursor, query, times, pause):
@@ -100,7 +105,8 @@ def one_after_the_other(function, cursors, *args):
 def green(hub, about, patched):
     """Make the drivers green on *hub*; return a function that runs another in greenlets.
 
-    With *patched*, only patch the standard library.
+    With *patched*, the driver waits without psycogreen: on gevent only the standard library is
+    patched, for psycopg 3, and on eventlet only psycopg2.
     """
     if hub == "gevent":
         import gevent
@@ -120,7 +126,10 @@ def green(hub, about, patched):
         import eventlet
         import eventlet.hubs
 
-        from psycogreen.eventlet import patch_psycopg
+        if patched:
+            eventlet.monkey_patch(psycopg=True)
+        else:
+            from psycogreen.eventlet import patch_psycopg
 
         about["loop"] = type(eventlet.hubs.get_hub()).__module__
 
@@ -128,22 +137,11 @@ def green(hub, about, patched):
             for task in [eventlet.spawn(function, cursor, *args) for cursor in cursors]:
                 task.wait()
     else:
-        import asyncio
-
         from psycogreen.asyncio import patch_psycopg, spawn
 
-        if hub == "uvloop":
-            import uvloop as loops
-        else:
-            loops = asyncio
-        loop = loops.new_event_loop()
+        loop = event_loop(hub)
         about["loop"] = type(loop).__module__
-
-        async def gather(function, cursors, *args):
-            await asyncio.gather(*[spawn(function, cursor, *args) for cursor in cursors])
-
-        def join_all(*args):
-            loop.run_until_complete(gather(*args))
+        join_all = in_tasks(loop, spawn)
 
     if patched:
         return join_all
@@ -153,6 +151,24 @@ def green(hub, about, patched):
     about["version"] = psycogreen.__version__
     about["implementation"] = getattr(psycogreen, "implementation", "1.0.2")
     patch_psycopg()
+    return join_all
+
+
+def event_loop(hub):
+    """Return a new loop of asyncio or uvloop."""
+    return importlib.import_module(hub).new_event_loop()
+
+
+def in_tasks(loop, start):
+    """Return a function that runs another in tasks of *loop*; *start* is called with it, and returns a coroutine."""
+    import asyncio
+
+    async def gather(function, cursors, *args):
+        await asyncio.gather(*[start(function, cursor, *args) for cursor in cursors])
+
+    def join_all(*args):
+        loop.run_until_complete(gather(*args))
+
     return join_all
 
 

@@ -1,6 +1,8 @@
 """README and docs/ as readers use them: rendered by PyPI, followed link by link, copied into a file."""
 
+import json
 import re
+import shutil
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -100,6 +102,18 @@ def test_docs_link_relatively_only_to_each_other():
         if not urlsplit(target).scheme and "/" in urlsplit(target).path
     ]
     assert not outside
+
+
+def test_tables_of_the_comparison_are_made_from_its_record(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import peers_report
+
+    pages = sorted((ROOT / "docs").glob("comparison*.md"))
+    assert len(pages) == 2
+    for page in pages:
+        shutil.copy(page, tmp_path)
+    peers_report.document(json.loads((ROOT / "benchmarks/peers.json").read_text()), tmp_path)
+    assert [(tmp_path / page.name).read_text() for page in pages] == [page.read_text() for page in pages]
 
 
 def python_blocks() -> dict[str, str]:
