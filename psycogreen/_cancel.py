@@ -274,23 +274,40 @@ def _nonblocking(library: ctypes.PyDLL) -> Any:
     return library
 
 
-def _steps_of_thread(adapter: Adapter, library: ctypes.PyDLL, pgconn: int) -> _Steps:
-    get_cancel, cancel, free_cancel = _blocking(library)
-    key = get_cancel(pgconn)
-    ended, end = os.pipe()
-    errors: list[str] = []
+class _Key:
+    """What PQcancel() needs. Freed when neither a request nor a native thread has it any more."""
 
-    def free() -> None:
-        free_cancel(key)
-        os.close(end)
+    def __init__(self, library: ctypes.PyDLL, pgconn: int) -> None:
+        get_cancel, self._cancel, self._free = _blocking(library)
+        self._key = get_cancel(pgconn)
+
+    def __del__(self) -> None:
+        self._free(self._key)
+
+    def ask(self) -> str | None:
+        """Ask the server, which blocks; return the text of an error, or None."""
+        message = ctypes.create_string_buffer(256)
+        if self._cancel(self._key, message, len(message)):
+            return None
+        return message.value.decode(errors="replace")
+
+
+def _steps_of_thread(adapter: Adapter, library: ctypes.PyDLL, pgconn: int) -> _Steps:
+    key = _Key(library, pgconn)
+    while True:
+        yield from _steps_of_job(adapter, key)
+        yield None
+
+
+def _steps_of_job(adapter: Adapter, key: _Key) -> _Steps:
+    ended, end = os.pipe()
+    errors: list[str | None] = []
 
     def ask() -> None:
-        message = ctypes.create_string_buffer(256)
         try:
-            if not cancel(key, message, len(message)):
-                errors.append(message.value.decode(errors="replace"))
+            errors.append(key.ask())
         finally:
-            free()
+            os.close(end)
 
     try:
         _jobs.append(ask)
@@ -304,10 +321,10 @@ def _steps_of_thread(adapter: Adapter, library: ctypes.PyDLL, pgconn: int) -> _S
             except ValueError:
                 pass
             else:
-                free()
+                os.close(end)
     finally:
         os.close(ended)
-    if errors:
+    if errors and errors[0] is not None:
         raise CancelError(errors[0])
 
 
