@@ -12,7 +12,9 @@ import contextlib
 import ctypes
 import functools
 import os
+import sys
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterable
 from ctypes import c_char_p, c_int, c_void_p
 from typing import Any
@@ -102,19 +104,51 @@ def _finish_in_background(request: "CancelRequest") -> None:
     current = adapter.current()
     if current is not None and isinstance(adapter.greenlet(current), greenlet.greenlet):
         request.left_to = current
+        thread_local = getattr(adapter, "thread_local", None)
+        if thread_local is not None:
+            _thread_end(thread_local).requests.add(request)
         # The hub starts the greenlet, so the greenlet returns to the hub.
         adapter.call_soon(current, lambda: greenlet.greenlet(_finish).switch(request, adapter.wait, CANCEL_TIMEOUT))
     else:
-        adapter.start_thread(_finish, request, functools.partial(wait_in_thread, adapter), CANCEL_TIMEOUT)
+        _finish_in_thread(request)
+
+
+def _finish_in_thread(request: "CancelRequest") -> None:
+    wait = functools.partial(wait_in_thread, request.adapter)
+    request.adapter.start_thread(_finish, request, wait, CANCEL_TIMEOUT)
+
+
+class _ThreadEnd:
+    """Belongs to a native thread. When the thread ends, and with it its hub, others finish the hub's requests."""
+
+    def __init__(self) -> None:
+        self.requests: weakref.WeakSet[CancelRequest] = weakref.WeakSet()
+
+    # Bound here because names are gone while the interpreter finalizes.
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if is_finalizing():
+            return
+        # After a fork, the child's copies of the parent's other threads end.
+        for request in [request for request in self.requests if not _forks.is_copy(request.process)]:
+            if request in _pending:
+                with contextlib.suppress(RuntimeError):  # no thread can be started: the process's end is the next chance
+                    _finish_in_thread(request)
+                    request.left_to = None
+
+
+def _thread_end(thread_local: Any) -> _ThreadEnd:
+    """Return the object of the running thread."""
+    end: _ThreadEnd
+    try:
+        end = thread_local.end
+    except AttributeError:
+        end = thread_local.end = _ThreadEnd()
+    return end
 
 
 def _finish(request: "CancelRequest", wait: _Wait, seconds: float) -> None:
-    try:
+    with contextlib.suppress(CancelError, OSError):
         request.finish(wait, seconds)
-    except (CancelError, OSError):
-        pass
-    finally:
-        _pending.discard(request)
 
 
 @atexit.register
@@ -191,10 +225,13 @@ class CancelRequest:
     def finish(self, wait: _Wait, seconds: float | None) -> None:
         """Wait until the server has the request.
 
+        The thread in which an earlier call waits may have ended. Then this call takes its place.
+
         Raises:
             CancelError: The request failed.
             TimeoutError: The request took longer than *seconds*; None is no limit.
         """
+        self._finisher = me = object()
         deadline = None if seconds is None else time.monotonic() + seconds
         pause = FIRST_REPETITION
         try:
@@ -210,10 +247,12 @@ class CancelRequest:
                 if self._awaited is None:
                     return
         finally:
-            self._steps.close()
-            if self._socket >= 0:
-                os.close(self._socket)
-                self._socket = -1
+            if self._finisher is me:
+                _pending.discard(self)
+                self._steps.close()
+                if self._socket >= 0:
+                    os.close(self._socket)
+                    self._socket = -1
 
     def _query_ends(self, wait: _Wait, seconds: float, deadline: float) -> bool:
         """Wait until the server answers or closes the killed connection; return False to repeat the request.

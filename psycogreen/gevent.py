@@ -26,6 +26,8 @@ _switch = greenlet.switch
 class _Gevent:
     """The adapter of gevent: see `psycogreen._adapter`."""
 
+    thread_local = gevent.monkey.get_original("_thread", "_local")()
+
     current = staticmethod(get_hub_if_exists)
 
     wait_read = staticmethod(wait_read)
