@@ -103,12 +103,12 @@ def _finish_in_background(request: "CancelRequest") -> None:
     adapter = request.adapter
     current = adapter.current()
     if current is not None and isinstance(adapter.greenlet(current), greenlet.greenlet):
-        request.left_to = current
+        request.left_to = weakref.ref(current)
         thread_local = getattr(adapter, "thread_local", None)
         if thread_local is not None:
-            _thread_end(thread_local).requests.add(request)
+            _left_in_thread(thread_local).add(request)
         # The hub starts the greenlet, so the greenlet returns to the hub.
-        adapter.call_soon(current, lambda: greenlet.greenlet(_finish).switch(request, adapter.wait, CANCEL_TIMEOUT))
+        adapter.call_soon(current, _Start(request))
     else:
         _finish_in_thread(request)
 
@@ -118,32 +118,65 @@ def _finish_in_thread(request: "CancelRequest") -> None:
     request.adapter.start_thread(_finish, request, wait, CANCEL_TIMEOUT)
 
 
-class _ThreadEnd:
-    """Belongs to a native thread. When the thread ends, and with it its hub, others finish the hub's requests."""
+def _hand_over(request: "CancelRequest") -> None:
+    """Let a native thread finish *request*, if it is not finished: the hub to which it was left has ended."""
+    if request in _pending and not _forks.is_copy(request.process):
+        with contextlib.suppress(RuntimeError):  # no thread can be started: the process's end is the next chance
+            _finish_in_thread(request)
+            request.left_to = None
 
-    def __init__(self) -> None:
-        self.requests: weakref.WeakSet[CancelRequest] = weakref.WeakSet()
+
+class _Start:
+    """The call that starts a request's greenlet in a hub. A hub that is destroyed drops it."""
+
+    def __init__(self, request: "CancelRequest") -> None:
+        self._request: CancelRequest | None = request
+
+    def __call__(self) -> None:
+        request, self._request = self._request, None
+        assert request
+        greenlet.greenlet(_finish).switch(request, request.adapter.wait, CANCEL_TIMEOUT)
 
     # Bound here because names are gone while the interpreter finalizes.
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if is_finalizing():
-            return
-        # After a fork, the child's copies of the parent's other threads end.
-        for request in [request for request in self.requests if not _forks.is_copy(request.process)]:
-            if request in _pending:
-                with contextlib.suppress(RuntimeError):  # no thread can be started: the process's end is the next chance
-                    _finish_in_thread(request)
-                    request.left_to = None
+        if self._request is not None and not is_finalizing():
+            _hand_over(self._request)
 
 
-def _thread_end(thread_local: Any) -> _ThreadEnd:
+class _LeftInThread:
+    """The requests that were left to the hub of a native thread. Freed with the thread, and with it the hub ends."""
+
+    def __init__(self) -> None:
+        self._requests: weakref.WeakSet[CancelRequest] = weakref.WeakSet()
+        self._hub: Any = None
+
+    def add(self, request: "CancelRequest") -> None:
+        """Add *request*. Those that were left to another hub than this one will not go on there."""
+        if self._hub is None or self._hub() is not request.left_to():
+            self._hub = request.left_to
+            self.hand_over()
+        self._requests.add(request)
+
+    def hand_over(self) -> None:
+        """Let native threads finish the requests."""
+        requests, self._requests = self._requests, weakref.WeakSet()
+        for request in list(requests):
+            _hand_over(request)
+
+    # Bound here because names are gone while the interpreter finalizes.
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing():
+            self.hand_over()
+
+
+def _left_in_thread(thread_local: Any) -> _LeftInThread:
     """Return the object of the running thread."""
-    end: _ThreadEnd
+    left: _LeftInThread
     try:
-        end = thread_local.end
+        left = thread_local.left
     except AttributeError:
-        end = thread_local.end = _ThreadEnd()
-    return end
+        left = thread_local.left = _LeftInThread()
+    return left
 
 
 def _finish(request: "CancelRequest", wait: _Wait, seconds: float) -> None:
@@ -164,7 +197,7 @@ def _finish_all() -> None:
 
 def finish_left_to(current: Any) -> None:
     """Finish the requests that were left to the hub *current*, which is about to end."""
-    _finish_here(request for request in list(_pending) if request.left_to is current)
+    _finish_here(request for request in list(_pending) if request.left_to and request.left_to() is current)
 
 
 def _finish_here(requests: Iterable["CancelRequest"]) -> float:
@@ -193,7 +226,7 @@ class CancelRequest:
         """
         self.adapter = adapter
         self.process = _forks.current()
-        self.left_to: Any = None  # the hub that finishes the request, or None for a native thread
+        self.left_to: Any = None  # a weak reference to the hub that finishes the request, or None for a native thread
         if _can_request(library):
             self._steps = _steps(library, pgconn)
         else:
@@ -225,7 +258,7 @@ class CancelRequest:
     def finish(self, wait: _Wait, seconds: float | None) -> None:
         """Wait until the server has the request.
 
-        The thread in which an earlier call waits may have ended. Then this call takes its place.
+        The hub in which an earlier call waits may have ended. Then this call takes its place.
 
         Raises:
             CancelError: The request failed.
@@ -246,6 +279,12 @@ class CancelRequest:
                 self._awaited = next(self._steps, None)
                 if self._awaited is None:
                     return
+        except greenlet.GreenletExit:
+            # A hub that is destroyed drops its greenlets.
+            if self._finisher is me and self in _pending:
+                self._finisher = None
+                _hand_over(self)
+            raise
         finally:
             if self._finisher is me:
                 _pending.discard(self)
