@@ -159,6 +159,11 @@ class _Watch:
             with contextlib.suppress(ValueError):
                 self._watcher.stop()
                 self._watcher.close()
+        else:
+            # The loop has closed its side. A watcher of cffi's would still warn, in gevent's debug mode, that nobody
+            # closed it, and fail to.
+            with contextlib.suppress(AttributeError):
+                getattr(self._watcher, "_watcher_ref", self._watcher)._watcher = None
 
 
 _adapter = _Gevent()
