@@ -12,7 +12,7 @@ bench_pip = $(bench_bin)/python -m pip -qq --disable-pip-version-check
 coverage = $(abspath $(bin))/coverage
 sources = pyproject.toml setup.py $(wildcard psycogreen/*.pyx psycogreen/*.pxi psycogreen/*.[ch] psycogreen/*/*.pyx) psycogreen/_psycopg2/_guard_py.py
 
-.PHONY: demo test test-core test-core-pure test-all test-libpq coverage sanitize soak bench bench-check bench-peers lint dist docs clean
+.PHONY: demo test test-core test-core-pure test-all test-libpq coverage sanitize debug soak bench bench-check bench-peers lint dist docs clean
 
 demo: $(VENV)/demo-installed
 	@$(bin)/python tests/demo.py
@@ -53,6 +53,13 @@ sanitize: .venvs/sanitized/installed
 	    LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:replace_intrin=0:detect_stack_use_after_return=0 \
 	    $(bin)/python tests/run_matrix.py --only "$$run" -m "(core or hub) and not once and not heavy" || exit 1; \
+	done
+
+# The same in a CPython that checks its objects, its memory and how it is called: Debian's python3-dbg.
+DEBUG_PYTHON ?= python3-dbg
+debug: .venvs/debug/installed
+	for run in "compiled on gevent" "compiled on eventlet" "compiled on asyncio (asyncio)"; do \
+	    PYTHONMALLOC=debug $(<D)/bin/python tests/run_matrix.py --only "$$run" -m "(core or hub) and not once and not heavy" || exit 1; \
 	done
 
 # Everything goes wrong at full load, for half an hour or for SOAK_MINUTES.
@@ -139,6 +146,11 @@ $(VENV)/dev-installed: $(VENV)/pip-installed $(sources)
 	cd $(@D) && CPATH=$$($(abspath $(bin))/python -c 'import greenlet; print(greenlet.__path__[0])') \
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined --param asan-stack=0" \
 	    LDFLAGS="-fsanitize=address,undefined" $(abspath $(bin))/python setup.py -q build_ext --inplace
+	@touch $@
+
+# The debug CPython could load what was built for the other one, but that would check nothing of its own.
+.venvs/debug/installed: $(sources)
+	PYTHONWARNINGS=ignore PIP_NO_BINARY=greenlet,gevent,psycopg2-binary $(MAKE) PYTHON=$(DEBUG_PYTHON) VENV=$(@D) $(@D)/test-installed
 	@touch $@
 
 # With its plugin greenlet. Compiled, which takes half a minute: a wheel that pip has kept may be one without.

@@ -8,7 +8,9 @@ class Adapter(Protocol):
     """One coroutine library.
 
     It may have an attribute `timeout_type`: the type of *timeout* for wait_read()
-    and the like, where they must tell that of make_psycopg_green() from others.
+    and the like, where they must tell that of make_psycopg_green() from others. And
+    `thread_local`, an object of the native class ``_thread._local``, where hubs end with
+    their thread and tell nobody.
 
     An adapter module makes a single instance without state: hubs come and go, so
     each wait asks for the hub of the running thread anew.

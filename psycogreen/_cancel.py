@@ -12,7 +12,9 @@ import contextlib
 import ctypes
 import functools
 import os
+import sys
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterable
 from ctypes import c_char_p, c_int, c_void_p
 from typing import Any
@@ -101,20 +103,85 @@ def _finish_in_background(request: "CancelRequest") -> None:
     adapter = request.adapter
     current = adapter.current()
     if current is not None and isinstance(adapter.greenlet(current), greenlet.greenlet):
-        request.left_to = current
+        request.left_to = weakref.ref(current)
+        thread_local = getattr(adapter, "thread_local", None)
+        if thread_local is not None:
+            _left_in_thread(thread_local).add(request)
         # The hub starts the greenlet, so the greenlet returns to the hub.
-        adapter.call_soon(current, lambda: greenlet.greenlet(_finish).switch(request, adapter.wait, CANCEL_TIMEOUT))
+        adapter.call_soon(current, _Start(request))
     else:
-        adapter.start_thread(_finish, request, functools.partial(wait_in_thread, adapter), CANCEL_TIMEOUT)
+        _finish_in_thread(request)
+
+
+def _finish_in_thread(request: "CancelRequest") -> None:
+    wait = functools.partial(wait_in_thread, request.adapter)
+    request.adapter.start_thread(_finish, request, wait, CANCEL_TIMEOUT)
+
+
+def _hand_over(request: "CancelRequest") -> None:
+    """Let a native thread finish *request*, if it is not finished: the hub to which it was left has ended."""
+    if request in _pending and not _forks.is_copy(request.process):
+        with contextlib.suppress(RuntimeError):  # no thread can be started: the process's end is the next chance
+            _finish_in_thread(request)
+            request.left_to = None
+
+
+class _Start:
+    """The call that starts a request's greenlet in a hub. A hub that is destroyed drops it."""
+
+    def __init__(self, request: "CancelRequest") -> None:
+        self._request: CancelRequest | None = request
+
+    def __call__(self) -> None:
+        request, self._request = self._request, None
+        assert request
+        greenlet.greenlet(_finish).switch(request, request.adapter.wait, CANCEL_TIMEOUT)
+
+    # Bound here because names are gone while the interpreter finalizes.
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if self._request is not None and not is_finalizing():
+            _hand_over(self._request)
+
+
+class _LeftInThread:
+    """The requests that were left to the hub of a native thread. Freed with the thread, and with it the hub ends."""
+
+    def __init__(self) -> None:
+        self._requests: weakref.WeakSet[CancelRequest] = weakref.WeakSet()
+        self._hub: Any = None
+
+    def add(self, request: "CancelRequest") -> None:
+        """Add *request*. Those that were left to another hub than this one will not go on there."""
+        if self._hub is None or self._hub() is not request.left_to():
+            self._hub = request.left_to
+            self.hand_over()
+        self._requests.add(request)
+
+    def hand_over(self) -> None:
+        """Let native threads finish the requests."""
+        requests, self._requests = self._requests, weakref.WeakSet()
+        for request in list(requests):
+            _hand_over(request)
+
+    # Bound here because names are gone while the interpreter finalizes.
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing():
+            self.hand_over()
+
+
+def _left_in_thread(thread_local: Any) -> _LeftInThread:
+    """Return the object of the running thread."""
+    left: _LeftInThread
+    try:
+        left = thread_local.left
+    except AttributeError:
+        left = thread_local.left = _LeftInThread()
+    return left
 
 
 def _finish(request: "CancelRequest", wait: _Wait, seconds: float) -> None:
-    try:
+    with contextlib.suppress(CancelError, OSError):
         request.finish(wait, seconds)
-    except (CancelError, OSError):
-        pass
-    finally:
-        _pending.discard(request)
 
 
 @atexit.register
@@ -130,7 +197,7 @@ def _finish_all() -> None:
 
 def finish_left_to(current: Any) -> None:
     """Finish the requests that were left to the hub *current*, which is about to end."""
-    _finish_here(request for request in list(_pending) if request.left_to is current)
+    _finish_here(request for request in list(_pending) if request.left_to and request.left_to() is current)
 
 
 def _finish_here(requests: Iterable["CancelRequest"]) -> float:
@@ -159,7 +226,7 @@ class CancelRequest:
         """
         self.adapter = adapter
         self.process = _forks.current()
-        self.left_to: Any = None  # the hub that finishes the request, or None for a native thread
+        self.left_to: Any = None  # a weak reference to the hub that finishes the request, or None for a native thread
         if _can_request(library):
             self._steps = _steps(library, pgconn)
         else:
@@ -192,10 +259,13 @@ class CancelRequest:
     def finish(self, wait: _Wait, seconds: float | None) -> None:
         """Wait until the server has the request.
 
+        The hub in which an earlier call waits may have ended. Then this call takes its place.
+
         Raises:
             CancelError: The request failed.
             TimeoutError: The request took longer than *seconds*; None is no limit.
         """
+        self._finisher = me = object()
         deadline = None if seconds is None else time.monotonic() + seconds
         pause = FIRST_REPETITION
         try:
@@ -210,11 +280,19 @@ class CancelRequest:
                 self._awaited = next(self._steps, None)
                 if self._awaited is None:
                     return
+        except greenlet.GreenletExit:
+            # A hub that is destroyed drops its greenlets.
+            if self._finisher is me and self in _pending:
+                self._finisher = None
+                _hand_over(self)
+            raise
         finally:
-            self._steps.close()
-            if self._socket >= 0:
-                os.close(self._socket)
-                self._socket = -1
+            if self._finisher is me:
+                _pending.discard(self)
+                self._steps.close()
+                if self._socket >= 0:
+                    os.close(self._socket)
+                    self._socket = -1
 
     def _query_ends(self, wait: _Wait, seconds: float, deadline: float) -> bool:
         """Wait until the server answers or closes the killed connection; return False to repeat the request.
@@ -275,23 +353,40 @@ def _nonblocking(library: ctypes.PyDLL) -> Any:
     return library
 
 
-def _steps_of_thread(adapter: Adapter, library: ctypes.PyDLL, pgconn: int) -> _Steps:
-    get_cancel, cancel, free_cancel = _blocking(library)
-    key = get_cancel(pgconn)
-    ended, end = os.pipe()
-    errors: list[str] = []
+class _Key:
+    """What PQcancel() needs. Freed when neither a request nor a native thread has it any more."""
 
-    def free() -> None:
-        free_cancel(key)
-        os.close(end)
+    def __init__(self, library: ctypes.PyDLL, pgconn: int) -> None:
+        get_cancel, self._cancel, self._free = _blocking(library)
+        self._key = get_cancel(pgconn)
+
+    def __del__(self) -> None:
+        self._free(self._key)
+
+    def ask(self) -> str | None:
+        """Ask the server, which blocks; return the text of an error, or None."""
+        message = ctypes.create_string_buffer(256)
+        if self._cancel(self._key, message, len(message)):
+            return None
+        return message.value.decode(errors="replace")
+
+
+def _steps_of_thread(adapter: Adapter, library: ctypes.PyDLL, pgconn: int) -> _Steps:
+    key = _Key(library, pgconn)
+    while True:
+        yield from _steps_of_job(adapter, key)
+        yield None
+
+
+def _steps_of_job(adapter: Adapter, key: _Key) -> _Steps:
+    ended, end = os.pipe()
+    errors: list[str | None] = []
 
     def ask() -> None:
-        message = ctypes.create_string_buffer(256)
         try:
-            if not cancel(key, message, len(message)):
-                errors.append(message.value.decode(errors="replace"))
+            errors.append(key.ask())
         finally:
-            free()
+            os.close(end)
 
     try:
         _jobs.append(ask)
@@ -305,10 +400,10 @@ def _steps_of_thread(adapter: Adapter, library: ctypes.PyDLL, pgconn: int) -> _S
             except ValueError:
                 pass
             else:
-                free()
+                os.close(end)
     finally:
         os.close(ended)
-    if errors:
+    if errors and errors[0] is not None:
         raise CancelError(errors[0])
 
 

@@ -243,11 +243,12 @@ cdef class Reactor:
         self.hub_greenlet = adapter.greenlet(hub)
         self.sockets = {}
         self.armed = []
-        self.wake_args = (self,)
         self.forks = forks
         self.thread = PyThread_get_thread_ident()
         self.ready_callback = ReadyCallback.__new__(ReadyCallback)
         self.ready_callback.reactor = <PyObject *>self
+        # Not of the reactor itself, which then would wait for the collector when its thread ends.
+        self.wake_args = (self.ready_callback,)
         self.watch = adapter.watch(hub, self.poller.fd, self.ready_callback)
 
     def __del__(self):
@@ -458,14 +459,16 @@ cdef class Reactor:
                 # In the middle of a batch, the hub's greenlet would only switch
                 # on to the batch's next greenlet.
                 waiter = self.next_waiter()
-                if waiter == NULL:
-                    result = PyGreenlet_Switch(<PyGreenlet *>self.hub_greenlet, NULL, NULL)
-                elif waiter == <PyObject *>sock.waiter:
-                    result = self
+                if waiter == <PyObject *>sock.waiter:
+                    result = self.ready_callback
+                elif waiter == NULL:
+                    target = self.hub_greenlet  # a reference, which the call needs until it returns: see wake()
+                    result = PyGreenlet_Switch(<PyGreenlet *>target, NULL, NULL)
                 else:
-                    result = PyGreenlet_Switch(<PyGreenlet *>waiter, <PyObject *>self.wake_args, NULL)
+                    target = <object>waiter
+                    result = PyGreenlet_Switch(<PyGreenlet *>target, <PyObject *>self.wake_args, NULL)
             if self.waking is not None:
-                if result is self and sock.parked is not None and self.waking.waiter is sock.waiter:
+                if result is self.ready_callback and sock.parked is not None and self.waking.waiter is sock.waiter:
                     # A signal handler or __del__ waits here, called from within
                     # set_ref() or switch() of another wait of this greenlet. The
                     # wake-up was for that other wait. Its socket is still
@@ -477,7 +480,7 @@ cdef class Reactor:
             self.parked_count -= 1
             if not self.parked_count and not self.dispatching:
                 self.set_ref(False)  # this greenlet was killed, so no dispatch will do it
-        if result is not self:
+        if result is not self.ready_callback:
             self.adapter.stray_switch(self.hub, result)
         if direct:
             self.set_woken(sock.waiter)
@@ -583,8 +586,10 @@ cdef class Reactor:
         return 0
 
     cdef int wake(self, PyObject *waiter) except -1:
+        # greenlet looks at the target once more when somebody switches back, and the target may have ended by then.
+        target = <object>waiter
         try:
-            PyGreenlet_Switch(<PyGreenlet *>waiter, <PyObject *>self.wake_args, NULL)
+            PyGreenlet_Switch(<PyGreenlet *>target, <PyObject *>self.wake_args, NULL)
         except BaseException as exc:
             self.report(exc)
         finally:

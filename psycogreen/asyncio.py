@@ -9,6 +9,7 @@ in the same way.
 import _socket
 import _thread
 import asyncio
+import contextlib
 import contextvars
 import errno
 import functools
@@ -148,6 +149,11 @@ class _LoopState:
         for worker in list(self.workers):
             if worker.job is not None:
                 self._end_one(worker)
+        for worker in self.idle:
+            # Suspended, it refers to itself, and the collector does not see that. It has no job, so it ends.
+            with contextlib.suppress(GreenletError, ValueError):  # it belongs to another thread
+                worker.parent = self.greenlet
+                worker.switch()
         self.workers.clear()
         self.idle.clear()
         cancel: Any = sys.modules.get("psycogreen._cancel")

@@ -47,6 +47,7 @@ class _Eventlet:
     """The adapter of eventlet: see `psycogreen._adapter`."""
 
     timeout_type = _Seconds
+    thread_local = _thread._local()
 
     def current(self) -> Any:
         # Not get_hub(), which makes a hub where there is none.

@@ -28,6 +28,8 @@ _switch = greenlet.switch
 class _Gevent:
     """The adapter of gevent: see `psycogreen._adapter`."""
 
+    thread_local = gevent.monkey.get_original("_thread", "_local")()
+
     current = staticmethod(get_hub_if_exists)
 
     wait_read = staticmethod(wait_read)
@@ -177,6 +179,11 @@ class _Watch:
             with contextlib.suppress(ValueError):
                 self._watcher.stop()
                 self._watcher.close()
+        else:
+            # The loop has closed its side. A watcher of cffi's would still warn, in gevent's debug mode, that nobody
+            # closed it, and fail to.
+            with contextlib.suppress(AttributeError):
+                getattr(self._watcher, "_watcher_ref", self._watcher)._watcher = None
 
 
 _adapter = _Gevent()

@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 from hubs import NAME
 from psycopg2.extensions import set_wait_callback
-from support.leaks import count_descriptors
+from support.leaks import count_descriptors, objects
 from support.processes import run_program
 from support.waiting import PATIENCE, until, wait_until
 
@@ -42,6 +42,7 @@ def test_loops_that_come_and_go_leave_nothing_behind(hub, green, dsn):
 
     loops = weakref.WeakSet()
     hub.run_in_thread(several)
+    workers = objects("_Worker")  # of the loop of the test
     before, threads = count_descriptors(), threading.active_count()
     hub.run_in_threads(4, several)
     hub.run_in_thread(several)
@@ -49,6 +50,7 @@ def test_loops_that_come_and_go_leave_nothing_behind(hub, green, dsn):
     assert threading.active_count() == threads
     gc.collect()
     assert not loops
+    assert objects("_Worker") <= workers
 
 
 def test_loops_that_take_turns_get_their_answers(hub, connect):

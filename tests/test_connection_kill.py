@@ -131,7 +131,7 @@ def test_fifty_kills_end_fifty_queries(
     leaks.check()
 
 
-@pytest.mark.skipif(libpq_version() < 170000, reason="an older libpq asks once")
+@pytest.mark.usefixtures("libpq")
 def test_a_kill_ends_a_query_that_the_server_has_not_read_yet(
     hub: Hub, query: str, connect: Any, observer: Observer
 ) -> None:

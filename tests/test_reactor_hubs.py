@@ -1,5 +1,6 @@
 """Hubs that are created, replaced and ended, and threads with hubs of their own."""
 
+import json
 import os
 
 import greenlet
@@ -12,9 +13,10 @@ import psycogreen
 
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(60)]
 
+# How many hubs come and go; 1000 for a thorough run.
+HUBS = os.environ.get("PSYCOGREEN_TEST_HUBS", "100")
 
-# In gevent's debug mode, watchers warn if their loop is destroyed before they are closed.
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <function watcher.__del__")
+
 def test_threads_with_hubs_of_their_own_leave_no_reactor(hub, connect):
     def one_thread():
         if NAME == "gevent":
@@ -87,6 +89,16 @@ def test_a_process_exits_without_output(last, dsn):
 @pytest.mark.skipif(EVENTLET_ON_ASYNCIO, reason="asyncio's loop can't run within a loop, so this hub can't be replaced")
 def test_queries_answer_in_one_hub_after_another(dsn):
     assert run_program("replaced_hub", DSN=dsn) == "used"
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("where", ["one", "several"])
+@pytest.mark.skipif(EVENTLET_ON_ASYNCIO, reason="asyncio's loop can't run within a loop, so this hub can't be replaced")
+def test_hubs_that_come_and_go_leave_nothing_behind(where, dsn):
+    """In one thread, or in several that hand connections on."""
+    descriptors, threads, objects = json.loads(run_program("hubs_made_anew", HUBS, where, DSN=dsn))
+    assert (descriptors, threads) == (0, 0)
+    assert objects < int(HUBS) / 10
 
 
 @pytest.mark.skipif(psycogreen.implementation == "python", reason="a hub's own wait does not survive the hub")

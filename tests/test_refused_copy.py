@@ -1,6 +1,7 @@
 """A COPY passed to execute() by mistake, and a COPY beside a callback that is not ours."""
 
 import io
+import socket
 from typing import Any
 
 import psycopg2
@@ -72,6 +73,31 @@ def test_copy_works_beside_a_callback_that_is_not_ours(hub: Hub, connect: Any) -
         set_wait_callback(ours)
     assert out.getvalue() == rows
     assert connection.get_transaction_status() == extensions.TRANSACTION_STATUS_INTRANS
+
+
+def test_a_refused_copy_that_turns_into_copy_both_raises(hub: Hub, green: None, fake_server: Any) -> None:
+    """libpq returns the result of a COPY BOTH for ever, and a server that goes wrong may begin one in a COPY."""
+
+    def message(kind: bytes, body: bytes = b"") -> bytes:
+        return kind + (len(body) + 4).to_bytes(4, "big") + body
+
+    def serve(client: socket.socket, number: int) -> None:
+        client.recv(65536)
+        client.sendall(message(b"R", bytes(4)) + message(b"S", b"client_encoding\0UTF8\0") + message(b"Z", b"I"))
+        while b"COPY" not in (sent := client.recv(65536)):
+            assert sent
+            client.sendall(message(b"C", b"SET\0") + message(b"Z", b"I"))
+        client.sendall(message(b"H", bytes(3)) + message(b"W", bytes(3)))
+        server.over.wait()
+
+    server = fake_server(serve)
+    dsn = f"host=127.0.0.1 port={server.port} user=x sslmode=disable gssencmode=disable"
+    connection = hub.run(psycopg2.connect, dsn)
+    connection.autocommit = True
+    hub.run(refuse, connection, "COPY items TO STDOUT")
+    with pytest.raises(psycopg2.OperationalError):
+        hub.run(connection.cursor().execute, "SELECT 1")
+    connection.close()
 
 
 def test_a_refused_copy_closes_the_connection_where_libpq_is_out_of_reach(

@@ -3,11 +3,15 @@
 import functools
 import threading
 import time
+import uuid
 
 import psycopg2
 import pytest
 from hubs import NAME
 from psycopg2.extensions import POLL_READ, POLL_WRITE, set_wait_callback
+from support.server_state import in_query
+
+from psycogreen import _cancel
 
 pytestmark = pytest.mark.hub
 
@@ -132,6 +136,27 @@ def test_threads_that_come_and_go_leave_no_thread_behind(connect, hub):
         hub.run_in_thread(query)
     hub.run(query)
     assert threading.active_count() == threads
+
+
+@pytest.mark.skipif(NAME == "asyncio", reason="an event loop ends its greenlets when it is closed")
+@pytest.mark.parametrize("turns", range(4))
+def test_a_kill_ends_the_query_although_the_threads_hub_ends(turns, connect, hub, executing):
+    """The request to cancel has not begun when the thread ends, or waits for the server."""
+    query = f"SELECT pg_sleep(60) -- {uuid.uuid4()}"
+
+    def kill():
+        connection = connect()
+        task = hub.spawn(connection.cursor().execute, query)
+        hub.wait_until(lambda: in_query(connection))
+        task.kill(ZeroDivisionError())
+        with pytest.raises(ZeroDivisionError):
+            task.wait()
+        for _ in range(turns):
+            hub.sleep(0)
+
+    hub.run_in_thread(kill)
+    hub.wait_until(lambda: not executing(query), timeout=5)
+    hub.wait_until(lambda: not _cancel._pending)
 
 
 def parked_in_hub(hub, fake_connection, state):

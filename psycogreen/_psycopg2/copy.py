@@ -34,7 +34,7 @@ from psycogreen._psycopg2.guard import check_free
 from psycogreen._waiting import POLL_READWRITE, TIME_SLICE
 
 # libpq's ExecStatusType.
-_PGRES_COPY_OUT, _PGRES_COPY_IN = 3, 4
+_PGRES_COPY_OUT, _PGRES_COPY_IN, _PGRES_COPY_BOTH = 3, 4, 8
 
 # Bytes given to libpq at once. libpq never holds more than that unsent.
 _CHUNK = 65536
@@ -198,10 +198,12 @@ def leave_copy(connection: Any) -> Iterator[int]:
                 else:
                     yield POLL_READ
                     connected = bool(functions.PQconsumeInput(pgconn))
+        elif status == _PGRES_COPY_BOTH:
+            break  # libpq does not end it either, and would return it for ever
         while connected and functions.PQisBusy(pgconn):
             yield POLL_READ
             connected = bool(functions.PQconsumeInput(pgconn))
-    # If the connection is lost, psycopg2's next query reports it.
+    # If the connection is lost, or in COPY BOTH, psycopg2's next query reports it.
     restore_poll(connection)
     yield POLL_OK
 
