@@ -1,7 +1,7 @@
 """Fail when the compiled loop has become more expensive.
 
 Counts instructions for a query with 16 connections (see instructions.py), a connect
-and a transaction (see works.py). The overhead above blocking may be 5 % more than
+and a transaction (see works.py). The overhead above blocking may be 8 % more than
 recorded.json says, and that of eventlet's connect and transaction 12 %: a turn of its hub
 takes 15,000 instructions, and how many turns a work takes depends on which answers arrive
 together. Runs of the same code on one day differed by that much. A figure that is too high
@@ -23,7 +23,7 @@ from works import cost
 
 RECORD = HERE / "recorded.json"
 CONNECTIONS = 16
-TOLERANCE = 0.05
+TOLERANCE = 0.08
 TOLERANCES = {"eventlet, connect": 0.12, "eventlet, transaction": 0.12}
 # How often a figure is counted at most.
 ATTEMPTS = 3
