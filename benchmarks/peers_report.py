@@ -29,11 +29,18 @@ def write(record, path):
 
 
 def merged(records):
-    """Return the record of several runs, such as those for different numbers of connections."""
+    """Return the record of several runs; what more than one of them measured has the rounds of all."""
+    rows = {}
+    for row in (row for record in records for row in record["rows"]):
+        key = name(row), row["work"], row["connections"]
+        if key not in rows:
+            rows[key] = row
+        elif "refused" not in row:
+            rows[key].update({figure: rows[key][figure] + row[figure] for figure in FIGURES})
     return {
         "runs": [run for record in records for run in record["runs"]],
-        "versions": {name: each for record in records for name, each in record["versions"].items()},
-        "rows": [row for record in records for row in record["rows"]],
+        "versions": {each: versions for record in records for each, versions in record["versions"].items()},
+        "rows": list(rows.values()),
     }
 
 
@@ -198,7 +205,7 @@ def document(record, directory):
     for connections in sizes(record):
         rows = [row for row in record["rows"] if row["connections"] == connections and "cpu" in row]
         counts = sorted({len(row["cpu"]) for row in rows})
-        machine += f"- with {counted(connections)}: {' or '.join(map(str, counts))} rounds\n"
+        machine += f"- with {counted(connections)}: {' or '.join(map(str, counts))} round{'s' * (counts != [1])}\n"
     regions = {"machine": machine}
     for connections in sizes(record):
         regions[f"verdict {connections}"] = markdown(*verdicts(record, connections))
