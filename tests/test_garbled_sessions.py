@@ -13,7 +13,7 @@ from psycopg2.extensions import make_dsn, set_wait_callback
 from support.network import FakeServer
 from support.server_state import blocking
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.one_loop]
 
 QUERY = "SELECT 'the answer', 42"
 # A call that takes so many seconds hangs: each server here has long closed the connection.
