@@ -14,7 +14,7 @@ import psycogreen
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(60)]
 
 # How many hubs come and go; 1000 for a thorough run.
-HUBS = os.environ.get("PSYCOGREEN_TEST_HUBS", "50")
+HUBS = os.environ.get("PSYCOGREEN_TEST_HUBS", "80")
 
 
 def test_threads_with_hubs_of_their_own_leave_no_reactor(hub, connect):
