@@ -10,18 +10,17 @@ import psycopg2.extras
 import pytest
 from hubs.contract import Hub
 from psycopg2.extensions import make_dsn, set_wait_callback
-from support.network import FakeServer
+from support.network import FakeServer, message
 from support.server_state import blocking
 
-pytestmark = [pytest.mark.heavy, pytest.mark.one_loop]
+pytestmark = pytest.mark.heavy
 
 QUERY = "SELECT 'the answer', 42"
 # A call that takes so many seconds hangs: each server here has long closed the connection.
 LIMIT = 10
 # Seconds for which a hub may stop. 5,000 notices take some.
 AT_ONCE = 0.1
-NOTICE = b"N" + struct.pack("!I", 31) + b"SNOTICE\0VNOTICE\0C00000\0Mhi\0\0"
-FLOOD = NOTICE * 5000
+FLOOD = message(b"N", b"SNOTICE\0VNOTICE\0C00000\0Mhi\0\0") * 5000
 
 # The server's answers: to the start-up packet, and to the query. None: the server has closed the connection.
 Session = tuple[bytes, bytes | None]
@@ -52,10 +51,9 @@ def session(to_server: Callable[[], socket.socket]) -> tuple[bytes, bytes]:
     """What the server says in a session with one query."""
     packet = struct.pack("!I", 3 << 16) + b"user\0postgres\0database\0postgres\0\0"
     with to_server() as server:
-        server.sendall(struct.pack("!I", len(packet) + 4) + packet)
+        server.sendall(message(b"", packet))
         start = read_answer(server)
-        query = QUERY.encode() + b"\0"
-        server.sendall(b"Q" + struct.pack("!I", len(query) + 4) + query)
+        server.sendall(message(b"Q", QUERY.encode() + b"\0"))
         return start, read_answer(server)
 
 

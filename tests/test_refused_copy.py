@@ -9,6 +9,7 @@ import pytest
 from hubs.contract import Hub
 from psycopg2 import extensions, extras
 from psycopg2.extensions import get_wait_callback, set_wait_callback
+from support.network import message
 
 MUCH = "COPY (SELECT repeat('x', 1000) FROM generate_series(1, 100000)) TO STDOUT"
 
@@ -77,9 +78,6 @@ def test_copy_works_beside_a_callback_that_is_not_ours(hub: Hub, connect: Any) -
 
 def test_a_refused_copy_that_turns_into_copy_both_raises(hub: Hub, green: None, fake_server: Any) -> None:
     """libpq returns the result of a COPY BOTH for ever, and a server that goes wrong may begin one in a COPY."""
-
-    def message(kind: bytes, body: bytes = b"") -> bytes:
-        return kind + (len(body) + 4).to_bytes(4, "big") + body
 
     def serve(client: socket.socket, number: int) -> None:
         client.recv(65536)

@@ -122,10 +122,14 @@ def answering(answer: bytes) -> Callable[[socket.socket, int], None]:
     return handle
 
 
-def error_response(sqlstate: str, message: str) -> bytes:
-    """Return an ErrorResponse: see "Message Formats" in PostgreSQL's documentation."""
-    fields = f"SFATAL\0VFATAL\0C{sqlstate}\0M{message}\0\0".encode()
-    return b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
+def message(kind: bytes, body: bytes = b"") -> bytes:
+    """Return a message: see "Message Formats" in PostgreSQL's documentation. A start-up packet has an empty *kind*."""
+    return kind + (len(body) + 4).to_bytes(4, "big") + body
+
+
+def error_response(sqlstate: str, text: str) -> bytes:
+    """Return an ErrorResponse."""
+    return message(b"E", f"SFATAL\0VFATAL\0C{sqlstate}\0M{text}\0\0".encode())
 
 
 STARTING_UP = error_response("57P03", "the database system is starting up")
