@@ -45,21 +45,24 @@ coverage: .venvs/coverage/installed
 	cd $(<D) && $(coverage) combine --quiet
 	cd $(<D) && $(coverage) report --show-missing --skip-empty
 
+checked_runs = "compiled on gevent" "compiled on eventlet" "compiled on asyncio (asyncio)"
+checked_marks = "(core or hub) and not once and not heavy"
+
 # The tests of the compiled modules under AddressSanitizer and UndefinedBehaviorSanitizer.
 # greenlet copies C stacks, so variables on the stack can't be watched.
 sanitize: .venvs/sanitized/installed
-	for run in "compiled on gevent" "compiled on eventlet" "compiled on asyncio (asyncio)"; do \
+	for run in $(checked_runs); do \
 	    PYTHONPATH=$(abspath $(<D)) PYTHONMALLOC=malloc \
 	    LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:replace_intrin=0:detect_stack_use_after_return=0 \
-	    $(bin)/python tests/run_matrix.py --only "$$run" -m "(core or hub) and not once and not heavy" || exit 1; \
+	    $(bin)/python tests/run_matrix.py --only "$$run" -m $(checked_marks) || exit 1; \
 	done
 
 # The same in a CPython that checks its objects, its memory and how it is called: Debian's python3-dbg.
 DEBUG_PYTHON ?= python3-dbg
 debug: .venvs/debug/installed
-	for run in "compiled on gevent" "compiled on eventlet" "compiled on asyncio (asyncio)"; do \
-	    PYTHONMALLOC=debug $(<D)/bin/python tests/run_matrix.py --only "$$run" -m "(core or hub) and not once and not heavy" || exit 1; \
+	for run in $(checked_runs); do \
+	    PYTHONMALLOC=debug $(<D)/bin/python tests/run_matrix.py --only "$$run" -m $(checked_marks) || exit 1; \
 	done
 
 # Everything goes wrong at full load, for half an hour or for SOAK_MINUTES.

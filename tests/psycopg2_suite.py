@@ -29,6 +29,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from xml.etree import ElementTree
 
+from support.old_release import old_release
 from support.postgres import server
 
 HERE = Path(__file__).parent
@@ -74,17 +75,15 @@ def fetched() -> tuple[Path, Path]:
 
     version = psycopg2.__version__.split()[0]
     directory = Path(tempfile.gettempdir()) / f"psycogreen-psycopg2-{version}"
-    source, stock = directory / f"psycopg2-{version}", directory / "psycogreen-1.0.2"
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    source = directory / f"psycopg2-{version}"
     if not (source / "tests").is_dir():
+        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
         download = ["download", "--no-deps", "--no-binary", ":all:", "--dest", directory, f"psycopg2=={version}"]
         subprocess.run([*pip, *download], check=True, env={**os.environ, "PATH": path_with_pg_config()})
         (archive,) = directory.glob("*.tar.gz")
         with tarfile.open(archive) as tar:
             tar.extractall(directory, filter="data")
-    if not stock.is_dir():
-        subprocess.run([*pip, "install", "--no-deps", "--target", stock, "psycogreen==1.0.2"], check=True)
-    return source, stock
+    return source, old_release(directory)
 
 
 def path_with_pg_config() -> str:

@@ -37,6 +37,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from support.old_release import old_release
 from support.pooled_server import PooledServer
 from support.processes import PROGRAMS, child_environment, leash, serving
 from support.soak_results import WRONG_RESULT, Result, Shown, draw, write_markdown
@@ -151,7 +152,7 @@ def run_client(what: dict[str, Any], result: Result, goal: Goal, shown: Shown, e
     """Run one client until the goal is reached, or it ends or freezes."""
     environment = child_environment(
         PSYCOGREEN_NO_EXTENSIONS="1" if what["way"] == "pure" else "",
-        **({"PYTHONPATH": str(stock_release(errors.parent))} if result.witness else {}),
+        **({"PYTHONPATH": str(old_release(errors.parent))} if result.witness else {}),
     )
     command = [*leash(), sys.executable, PROGRAMS / "soak_client.py", json.dumps(what)]
     frozen = threading.Event()
@@ -203,15 +204,6 @@ def where(said: str) -> str:
     """Return the function of the client in which a traceback of faulthandler ends."""
     frames: list[str] = re.findall(r'File ".*soak_client.py", line \d+ in (\w+)', said)
     return frames[0] if frames else "?"
-
-
-def stock_release(directory: Path) -> Path:
-    """Return a directory with release 1.0.2 alone."""
-    place = directory / "psycogreen-1.0.2"
-    if not place.exists():
-        pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
-        subprocess.run([*pip, "install", "--no-deps", "--target", place, "psycogreen==1.0.2"], check=True)
-    return place
 
 
 def judge_server(server: PooledServer, result: Result) -> None:

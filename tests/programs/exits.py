@@ -12,6 +12,7 @@ import time
 import psycopg2
 from support import network
 from support.server_state import in_query
+from support.waiting import wait_until
 from unpatched import DSN, NAME, call_soon, connect, known_connection, query, sleep, spawn, wait
 
 PAUSE = "SELECT pg_sleep(30)"
@@ -58,33 +59,28 @@ def in_a_copy_to():
 
 
 def in_a_copy_from():
-    class File:
-        def read(self, size):
-            reads.append(size)
-            return b"1\n" * 10
-
-    def copy():
-        connection.cursor().execute("CREATE TEMPORARY TABLE items (n int)")
-        connection.cursor().copy_from(File(), "items")
-
-    reads = []
-    spawn(copy)
-    wait_for(lambda: len(reads) > 1000)
+    copy_from(lambda: b"1\n" * 10, reads=1000)
 
 
 def in_a_files_wait():
+    copy_from(lambda: sleep(30), reads=1)
+
+
+def copy_from(data, reads):
+    """Begin a COPY from a file whose read() calls *data*; return after so many reads have begun."""
+
     class File:
         def read(self, size):
-            reads.append(size)
-            sleep(30)
+            begun.append(size)
+            return data()
 
     def copy():
         connection.cursor().execute("CREATE TEMPORARY TABLE items (n int)")
         connection.cursor().copy_from(File(), "items")
 
-    reads = []
+    begun = []
     spawn(copy)
-    wait_for(lambda: reads)
+    wait_for(lambda: len(begun) >= reads)
 
 
 def in_a_large_object():
@@ -141,8 +137,7 @@ def for_ever(fn, *args):
 
 
 def wait_for(condition, *args):
-    while not condition(*args):
-        sleep(0.005)
+    wait_until(lambda: condition(*args), pause=lambda: sleep(0.005))
 
 
 def leave(*args):

@@ -14,24 +14,13 @@ import threading
 import psycopg2
 from support.leaks import count_descriptors
 from support.server_state import in_query
-from unpatched import DSN, NAME, query, sleep, spawn, wait
+from unpatched import DSN, NAME, query, replace, sleep, spawn, wait
 
 from psycogreen import _cancel
 
-if NAME == "gevent":
-    import gevent
-
-    def leave():
-        gevent.get_hub().destroy(destroy_loop=True)
-
-elif NAME == "eventlet":
+if NAME == "eventlet":
     import eventlet.hubs
-
-    def leave():
-        eventlet.hubs.get_hub().abort(wait=True)
-        eventlet.hubs.use_hub()
-
-else:
+elif NAME == "asyncio":
     import asyncio
 
     from hubs.on_asyncio import event_loops
@@ -96,7 +85,9 @@ else:
 
     def in_a_hub(number, kept):
         wait(spawn(work, number, kept))
-        leave()
+        if NAME == "eventlet":
+            eventlet.hubs.get_hub().abort(wait=True)
+        replace()
 
 
 def one_after_another(times):
